@@ -1,0 +1,96 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere, nothing when quiet.
+
+Library code takes a `Progress` and never prints; the command line passes `TerminalProgress`.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+class Task:
+    """One piece of long work. The base class is silent."""
+
+    def advance(self, amount: int = 1, **counts: int) -> None:
+        """Report `amount` more units done; `counts` are further totals to show as rates (`tokens=512`)."""
+
+
+class Progress:
+    """Where library code reports progress and notes. The base class is silent."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
+        """Open a piece of work of `total` units."""
+        yield Task()
+
+    def note(self, text: str) -> None:
+        """Say one line that the user should see (a count of rows left out, a fallback chosen)."""
+
+
+class _LineTask(Task):
+    """Prints a line at the start of the work's end and every `every` seconds between."""
+
+    def __init__(self, title: str, total: int, unit: str, stream: TextIO, every: float) -> None:
+        self._title, self._total, self._unit, self._stream, self._every = title, total, unit, stream, every
+        self._done = 0
+        self._counts: dict[str, int] = {}
+        self._start = self._last = time.monotonic()
+
+    def advance(self, amount: int = 1, **counts: int) -> None:
+        self._done += amount
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count
+        now = time.monotonic()
+        if self._done >= self._total or now - self._last >= self._every:
+            self._last = now
+            self._show(now - self._start)
+
+    def line(self, elapsed: float) -> str:
+        """Return the text of one progress line after `elapsed` seconds."""
+        seconds = max(elapsed, 1e-9)
+        rates = [f"{self._done / seconds:,.1f} {self._unit}/s"]
+        rates += [f"{count / seconds:,.0f} {name}/s" for name, count in self._counts.items()]
+        left = (self._total - self._done) * seconds / max(self._done, 1)
+        return f"{self._title}: {self._done:,}/{self._total:,} {self._unit}, {', '.join(rates)}, {_clock(left)} left"
+
+    def _show(self, elapsed: float) -> None:
+        print(self.line(elapsed), file=self._stream, flush=True)
+
+
+class _BarTask(_LineTask):
+    """Rewrites one line on a terminal."""
+
+    def _show(self, elapsed: float) -> None:
+        width = 24
+        full = width * self._done // max(self._total, 1)
+        end = "\n" if self._done >= self._total else ""
+        bar = "━" * full + "─" * (width - full)
+        print(f"\r\x1b[2K{bar} {self.line(elapsed)}", end=end, file=self._stream, flush=True)
+
+
+class TerminalProgress(Progress):
+    """Progress for the command line: always on stderr, animated only when stderr is a terminal."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
+        """Open a piece of work of `total` units."""
+        if self._stream.isatty():
+            yield _BarTask(title, total, unit, self._stream, every=0.1)
+        else:
+            yield _LineTask(title, total, unit, self._stream, every=10.0)
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        print(text, file=self._stream, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    """Format a number of seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,332 @@
+"""What a study is: model(s), data, extraction, analyses, report. Read from TOML, validated in one place."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from layercache import outputs, resources
+from layercache.errors import RecipeError
+
+LabelKind = Literal["number", "category", "boolean", "text"]
+LABEL_KINDS: tuple[str, ...] = get_args(LabelKind)
+
+
+class Label(NamedTuple):
+    """A declared label: the column it comes from and how it is to be understood."""
+
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.kind}"
+
+
+def parse_label(text: str) -> Label:
+    """Read `rating:number`.
+
+    Raises:
+        RecipeError: there is no kind, or one that is not known.
+    """
+    name, _, kind = text.rpartition(":")
+    if not name or kind not in LABEL_KINDS:
+        raise RecipeError(f"label {text!r} needs a kind: write NAME:KIND with KIND one of {', '.join(LABEL_KINDS)}")
+    return Label(name, kind)
+
+
+def _split_commas(value: object) -> object:
+    """Let `--set extract.pooling=mean,last` stand for a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_split_commas)]
+Layers = Annotated[Literal["all"] | list[int], BeforeValidator(lambda v: v if v == "all" else _split_commas(v))]
+
+
+class Spec(BaseModel):
+    """Base of every table of a recipe: unknown keys are errors, values cannot change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Spec)
+
+
+class ModelSpec(Spec):
+    """One model, fed one way."""
+
+    model: str
+    """A folder, a Hugging Face hub name, or `demo`, `demo:early`, `demo:middle`."""
+    revision: str | None = None
+    """A branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """Overrides the recipe's `extract.dtype` for this model."""
+    attn: Literal["auto", "eager", "sdpa"] | None = None
+    """Overrides the recipe's `extract.attn` for this model."""
+
+
+class DataSpec(Spec):
+    """One data set and how a row becomes a prompt."""
+
+    source: str
+    """A CSV, TSV, JSON, JSONL or Parquet file, `hf:NAME`, or `demo:NAME`."""
+    name: str | None = None
+    """What the data set is called in the store; the file's stem when not given."""
+    template: str | None = None
+    """The prompt, with a `{column}` or `{nested.field}` for every span."""
+    chat: bool = False
+    """Render the template as the user's turn of the tokenizer's chat template."""
+    labels: Strings = []
+    """`NAME:KIND` with KIND number, category, boolean or text."""
+    target: str | None = None
+    """A column whose first token the lens follows at the prompt's last position."""
+    split: str | None = None
+    """A column naming each row's split; a column called `split` is used when this is not given."""
+    group_by: str | None = None
+    """A column whose equal values never straddle a fold (a passage, a director)."""
+    missing: Strings = []
+    """Cells that mean "no value", beside the empty one."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first rows."""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_parse(cls, value: list[str]) -> list[str]:
+        return [str(parse_label(text)) for text in value]
+
+
+class ExtractSpec(Spec):
+    """What is captured and how the model is run."""
+
+    pooling: Strings = ["mean", "last"]
+    """`mean`, `max`, `first`, `last`, over the prompt or `@` a span."""
+    sites: Strings = ["resid"]
+    """`resid`, `attn_out`, `mlp_out`."""
+    layers: Layers = "all"
+    """Layer numbers; 0 is the embedding output."""
+    lens: Strings = ["last"]
+    """Positions at which the logit lens is read (`last`, `last@question`); empty for none."""
+    top_k: int = Field(default=10, ge=1)
+    """Tokens kept by the lens at each position and layer."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: the checkpoint's on a GPU, float32 on a CPU."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    attn: Literal["auto", "eager", "sdpa"] = "auto"
+    """The attention kernel."""
+    truncate: bool = False
+    """Cut prompts longer than the model's context instead of refusing them."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Padded tokens a batch may hold; found automatically when not given."""
+    precision: Literal[7, 10, 23] = 10
+    """Mantissa bits that stored vectors keep."""
+    allow_nonfinite: bool = False
+    """Keep infinities and NaN instead of refusing the shard."""
+    self_check: bool = True
+    """Check the model's hooks and padding before the run."""
+    trust_remote_code: bool = False
+    """Run code that comes with a hub model."""
+    seed: int = 0
+    """Orders the batches within a window."""
+
+    @field_validator("pooling")
+    @classmethod
+    def _pooling_parses(cls, value: list[str]) -> list[str]:
+        return _unique(str(outputs.parse_pooling(text)) for text in value)
+
+    @field_validator("lens")
+    @classmethod
+    def _lens_parses(cls, value: list[str]) -> list[str]:
+        return _unique(str(outputs.parse_position(text)) for text in value)
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_parse(cls, value: list[str]) -> list[str]:
+        return _unique(outputs.parse_site(text) for text in value)
+
+    def outputs(self) -> list[outputs.Output]:
+        """List the outputs asked for: states at every site and pooling, then lenses."""
+        hidden = [outputs.Hidden(s, outputs.parse_pooling(p)) for s in self.sites for p in self.pooling]
+        return [*hidden, *(outputs.Lens(outputs.parse_position(p), self.top_k) for p in self.lens)]
+
+
+class _Analysis(Spec):
+    data: Strings | None = None
+    """Data sets to analyse; all when not given."""
+    runs: Strings | None = None
+    """Runs to analyse, by id or by the model's name; all when not given."""
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamples behind each 95 % interval; 0 for no intervals."""
+    seed: int = 0
+
+
+class ProbeSpec(_Analysis):
+    """Linear probes: ridge for numbers, logistic regression for categories and booleans."""
+
+    kind: Literal["probe"] = "probe"
+    labels: Strings | None = None
+    """Labels to probe, by name; all but text ones when not given."""
+    layers: Layers = "all"
+    pooling: Strings | None = None
+    """Poolings to probe (`mean@prompt`); all stored ones when not given."""
+    sites: Strings | None = None
+    folds: int = Field(default=5, ge=2)
+    min_class: int = Field(default=20, ge=1)
+    """Classes with fewer rows are merged into `other`."""
+    group_by: str | None = None
+    """Overrides the data set's own `group_by`."""
+    keep: bool = True
+    """Keep the probes, fitted on all rows, beside the result."""
+
+    @field_validator("pooling")
+    @classmethod
+    def _pooling_parses(cls, value: list[str] | None) -> list[str] | None:
+        return None if value is None else _unique(str(outputs.parse_pooling(text)) for text in value)
+
+
+class EntropySpec(_Analysis):
+    """Entropy of the lens over layers, prediction depth, agreement with the final layer."""
+
+    kind: Literal["entropy"] = "entropy"
+    positions: Strings | None = None
+    """Lens positions; all stored ones when not given."""
+    quantiles: list[float] = [0.1, 0.25, 0.5, 0.75, 0.9]
+
+
+AnalysisSpec = Annotated[ProbeSpec | EntropySpec, Field(discriminator="kind")]
+ANALYSES: dict[str, type[ProbeSpec] | type[EntropySpec]] = {"probe": ProbeSpec, "entropy": EntropySpec}
+
+
+class ReportSpec(Spec):
+    """What the HTML page shows beside every analysis."""
+
+    title: str | None = None
+    samples: int = Field(default=4, ge=0)
+    """Samples shown one by one, with their top tokens at several layers."""
+    tokens: int = Field(default=10, ge=1)
+    """Tokens drawn for each layer of a sample."""
+
+
+def _one_or_many(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _model_specs(value: object) -> object:
+    parts = _one_or_many(_split_commas(value))
+    return [{"model": part} if isinstance(part, str) else part for part in parts]  # type: ignore[attr-defined]
+
+
+class Recipe(Spec):
+    """A study: every model of `models` on every data set of `data`, then the analyses, then the report."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    title: str | None = None
+    models: Annotated[list[ModelSpec], BeforeValidator(_model_specs), Field(min_length=1)]
+    data: Annotated[list[DataSpec], BeforeValidator(_one_or_many), Field(min_length=1)]
+    extract: ExtractSpec = ExtractSpec()
+    analyze: list[AnalysisSpec] = []
+    report: ReportSpec = ReportSpec()
+
+
+def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe: a path to a TOML file, or the name of one that ships with layercache.
+
+    Args:
+        name_or_path: `movies` or `studies/mine.toml`.
+        settings: `key=value` overrides with dotted keys, the value in TOML or plain text:
+            `extract.pooling=mean,last`, `data.source=films.csv`, `models=["gpt2", "./mine"]`.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, or a key or value that is not allowed.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        shipped = resources.find("pipelines", name_or_path)
+        if shipped is None:
+            known = ", ".join(resources.names("pipelines"))
+            raise RecipeError(f"no recipe {name_or_path!r}: give a .toml file or one of {known}")
+        path = shipped
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from error
+    table.setdefault("name", path.stem)
+    for setting in settings:
+        _apply(table, setting)
+    return build(table, where=str(path))
+
+
+def build(table: dict[str, Any], where: str = "settings") -> Recipe:
+    """Validate a recipe given as nested tables.
+
+    Raises:
+        RecipeError: one line naming the first key that is wrong and how.
+    """
+    return validate(Recipe, table, where)
+
+
+def validate(kind: type[S], table: dict[str, Any], where: str) -> S:
+    """Validate one table of a recipe; `where` opens the message of a failure.
+
+    Raises:
+        RecipeError: one line naming the first key that is wrong and how.
+    """
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ANALYSES)
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key"
+        raise RecipeError(f"{where}: {key or 'recipe'}: {message}") from error
+
+
+def _apply(table: dict[str, Any], setting: str) -> None:
+    """Apply one `key=value` override in place."""
+    key, separator, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise RecipeError(f"--set {setting!r} is not KEY=VALUE (for example extract.pooling=mean,last)")
+    here: Any = table
+    for part in parts[:-1]:
+        here = _step(here, part, setting)
+    here = _only(here, setting)
+    if not isinstance(here, dict):
+        raise RecipeError(f"--set {setting!r}: {'.'.join(parts[:-1])} holds no keys")
+    here[parts[-1]] = _value(text)
+
+
+def _step(here: Any, part: str, setting: str) -> Any:
+    """Go one key down, making tables that are not there."""
+    if isinstance(here, list) and part.isdigit():
+        if int(part) >= len(here):
+            raise RecipeError(f"--set {setting!r}: there are only {len(here)} entries, counted from 0")
+        return here[int(part)]
+    here = _only(here, setting)
+    if not isinstance(here, dict):
+        raise RecipeError(f"--set {setting!r}: {part} is not a table")
+    return here.setdefault(part, {})
+
+
+def _only(here: Any, setting: str) -> Any:
+    """Let `data.source` stand for `data.0.source` where there is only one entry."""
+    if not isinstance(here, list):
+        return here
+    if len(here) != 1:
+        raise RecipeError(f"--set {setting!r}: there are {len(here)} entries, name one by number (data.0.source)")
+    return here[0]
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML; anything that is not TOML is plain text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
