@@ -254,7 +254,7 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from error
     table.setdefault("name", path.stem)
     for setting in settings:
-        _apply(table, setting)
+        override(table, setting)
     return build(table, where=str(path))
 
 
@@ -284,12 +284,18 @@ def validate(kind: type[S], table: dict[str, Any], where: str) -> S:
         raise RecipeError(f"{where}: {key or 'recipe'}: {message}") from error
 
 
-def _apply(table: dict[str, Any], setting: str) -> None:
-    """Apply one `key=value` override in place."""
+def override(table: dict[str, Any], setting: str) -> None:
+    """Apply one `key=value` override to nested tables, in place.
+
+    Raises:
+        RecipeError: the setting is not KEY=VALUE, or its key does not lead anywhere.
+    """
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise RecipeError(f"--set {setting!r} is not KEY=VALUE (for example extract.pooling=mean,last)")
+    if isinstance(table.get("data"), dict):
+        table["data"] = [table["data"]]  # so that data.0.source is right however the recipe writes it
     here: Any = table
     for part in parts[:-1]:
         here = _step(here, part, setting)

@@ -1,0 +1,167 @@
+"""Runs a study: extract every model on every data set, analyse, report. What the command line calls."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layercache import dataset, recipe
+from layercache.errors import AnalysisError, LayercacheError, RecipeError
+from layercache.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from layercache.extract.run import Summary
+
+AnalysisSpec = recipe.ProbeSpec | recipe.EntropySpec
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What one analysis gave.
+
+    Attributes:
+        kind: the analysis (`probe`, `entropy`).
+        results: the tidy table, schema `store.schema.RESULTS`.
+        path: where the store keeps it; None when the store is frozen or read-only.
+        cached: the same analysis of the same shards was there already.
+    """
+
+    kind: str
+    results: "pa.Table"
+    path: Path | None
+    cached: bool
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a whole study gave: a summary an extraction, a table an analysis, and the report's place."""
+
+    extracted: "list[Summary]"
+    analysed: list[Analysed]
+    report: Path | None
+    seconds: float
+    charts: list[Path] = field(default_factory=list)
+
+
+def run(study: recipe.Recipe, store: Path, progress: Progress) -> StudyResult:
+    """Extract what is missing, analyse what changed, write the report.
+
+    Raises:
+        LayercacheError: any user error of the parts.
+    """
+    start = time.monotonic()
+    extracted = extract(study, store, progress)
+    analysed = analyze(store, study.analyze, progress)
+    report, charts = None, []
+    if analysed:
+        from layercache import report as reports
+        from layercache import store as stores
+
+        opened = stores.open(store)
+        report = reports.build(opened, store / "report.html", study.report, study.title)
+        charts = reports.write_charts(opened, store / "charts")
+    return StudyResult(extracted, analysed, report, time.monotonic() - start, charts)
+
+
+def extract(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: bool = False) -> "list[Summary]":
+    """Run every model of a recipe on every data set; only what the store lacks costs forward passes.
+
+    Raises:
+        ModelError: torch and transformers are not installed, or a model is refused.
+        LayercacheError: any other user error of the data, the model or the store.
+    """
+    try:
+        from layercache.extract.run import extract as extract_one
+    except ImportError as error:
+        if error.name not in ("torch", "transformers", "psutil"):
+            raise
+        raise LayercacheError(f"extraction needs {error.name}: pip install 'layercache[extract]'") from error
+    from layercache.store import recipes, writer
+
+    writer.check_writable(store)
+    datasets = [dataset.load(spec) for spec in study.data]
+    _distinct([data.name for data in datasets])
+    for data in datasets:
+        for note in data.notes:
+            progress.note(f"{data.name}: {note}")
+    summaries = [
+        extract_one(model, data, study.extract, store, progress, dry_run=dry_run)
+        for data in datasets
+        for model in study.models
+    ]
+    if not dry_run:
+        recipes.save(store, study.model_dump(mode="json"))
+    return summaries
+
+
+def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress, *, force: bool = False) -> list[Analysed]:
+    """Run analyses on a store; one that was done on the same shards is read back.
+
+    Raises:
+        AnalysisError: an analysis cannot be computed from what the store holds.
+        StoreError: there is no store at `path`.
+    """
+    from layercache import analyze as analyses
+    from layercache import store as stores
+    from layercache.store import results
+
+    store = stores.open(path)
+    done = []
+    for spec in specs:
+        settings = spec.model_dump(mode="json")
+        inputs = store.input_names()
+        found = None if force else results.find(path, spec.kind, settings, inputs)
+        if found is not None:
+            done.append(Analysed(spec.kind, results.load(found), found, cached=True))
+            continue
+        outcome = analyses.analyze(store, spec, progress)
+        done.append(
+            Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
+        )
+    return done
+
+
+def specs_to_run(path: Path, kinds: Sequence[str], overrides: dict[str, Any]) -> list[AnalysisSpec]:
+    """Say which analyses to run: the kinds named, or what the recipes kept in the store ask for.
+
+    A kind that a kept recipe describes starts from that description; `overrides` change its settings.
+
+    Raises:
+        RecipeError: an unknown kind, or a setting that no chosen kind has.
+        AnalysisError: no kind is named and no recipe in the store asks for any.
+    """
+    from layercache.store import recipes
+
+    kept = [recipe.build(table, where="recipe kept in the store") for table in recipes.load_all(path)]
+    asked = [spec for study in kept for spec in study.analyze]
+    for kind in kinds:
+        if kind not in recipe.ANALYSES:
+            raise RecipeError(f"unknown analysis {kind!r}: use one of {', '.join(recipe.ANALYSES)}")
+    chosen = [spec for spec in asked if not kinds or spec.kind in kinds]
+    present = {spec.kind for spec in chosen}
+    chosen += [recipe.ANALYSES[kind]() for kind in kinds if kind not in present]
+    if not chosen:
+        raise AnalysisError(f"no recipe kept in {path} asks for an analysis; name one: {', '.join(recipe.ANALYSES)}")
+    unused = [key for key in overrides if not any(key in type(spec).model_fields for spec in chosen)]
+    if unused:
+        raise RecipeError(f"{unused[0]} is no setting of {', '.join(sorted({spec.kind for spec in chosen}))}")
+    return _distinct_specs(chosen, overrides)
+
+
+def _distinct_specs(chosen: Sequence[AnalysisSpec], overrides: dict[str, Any]) -> list[AnalysisSpec]:
+    """Apply overrides to every spec that has the setting; equal specs (from several recipes) run once."""
+    specs: dict[str, AnalysisSpec] = {}
+    for spec in chosen:
+        own = {key: value for key, value in overrides.items() if key in type(spec).model_fields}
+        spec = recipe.validate(type(spec), {**spec.model_dump(), **own}, where=spec.kind)
+        specs[spec.model_dump_json()] = spec
+    return list(specs.values())
+
+
+def _distinct(names: list[str]) -> None:
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise RecipeError(f"two data sets are called {doubled!r}; give one another name")

@@ -1,0 +1,96 @@
+"""Recipes: what is read, overridden and refused."""
+
+from pathlib import Path
+
+import pytest
+
+from layercache import recipe, resources
+from layercache.errors import RecipeError
+
+MINIMAL = 'models = "demo"\n[data]\nsource = "demo:movies"\n'
+
+
+def _recipe(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", resources.names("pipelines"))
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    study = recipe.load(name)
+    assert study.name == name
+    assert study.title
+
+
+def test_defaults_and_the_name_from_the_file(tmp_path: Path) -> None:
+    study = recipe.load(_recipe(tmp_path, MINIMAL))
+    assert study.name == "study"
+    assert [str(output) for output in study.extract.outputs()] == [
+        "hidden:resid:mean@prompt",
+        "hidden:resid:last@prompt",
+        "lens:last@prompt:top10",
+    ]
+
+
+def test_settings_override_lists_tables_and_entries(tmp_path: Path) -> None:
+    study = recipe.load(
+        _recipe(tmp_path, MINIMAL),
+        [
+            "models=a,./b",
+            "data.source=x=y.csv",
+            'data.0.template="{t}"',
+            "extract.pooling=mean,last@t",
+            "extract.layers=0,3",
+        ],
+    )
+    assert [model.model for model in study.models] == ["a", "./b"]
+    assert study.data[0].source == "x=y.csv"
+    assert study.data[0].template == "{t}"
+    assert study.extract.pooling == ["mean@prompt", "last@t"]
+    assert study.extract.layers == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["nonsense"], "is not KEY=VALUE"),
+        (["extract.poolin=mean"], "extract.poolin: unknown key"),
+        (["extract.pooling=middle"], "unknown pooling 'middle'"),
+        (["extract.lens=mean"], "unknown lens position 'mean'"),
+        (["extract.sites=attention"], "unknown site 'attention'"),
+        (["extract.precision=8"], "extract.precision"),
+        (["data.labels=rating"], "needs a kind"),
+        (["data.3.source=x"], "there are only 1 entries"),
+        (["name=../x"], "name"),
+        (["models=[]"], "models"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        recipe.load(_recipe(tmp_path, MINIMAL), settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models = [", "cannot be read as TOML"),
+        ('models = "a"', "data"),
+        (MINIMAL + '[[analyze]]\nkind = "x"', "analyze.0"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe.load(_recipe(tmp_path, text))
+
+
+def test_an_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe 'no-such'.*demo"):
+        recipe.load("no-such")
+
+
+def test_two_entries_must_be_named_by_number(tmp_path: Path) -> None:
+    two = 'models = "demo"\n[[data]]\nsource = "a.csv"\n[[data]]\nsource = "b.csv"\n'
+    with pytest.raises(RecipeError, match="there are 2 entries"):
+        recipe.load(_recipe(tmp_path, two), ["data.source=x"])

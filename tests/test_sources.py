@@ -1,0 +1,97 @@
+"""Reading data as it is in the wild: tolerant of what is odd, strict about what is broken."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from layercache import sources
+from layercache.errors import DataError
+
+
+def _file(tmp_path: Path, name: str, content: str | bytes) -> str:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_csv_keeps_multiline_cells_stray_quotes_and_drops_the_byte_order_mark(tmp_path: Path) -> None:
+    source = _file(
+        tmp_path, "a.csv", '\ufefftitle,note,n\r\n"A, B","two\nlines",1\r\n"say ""hi""",stray " quote,2\r\n\r\n'
+    )
+    assert sources.read(source) == [
+        {"title": "A, B", "note": "two\nlines", "n": "1"},
+        {"title": 'say "hi"', "note": 'stray " quote', "n": "2"},
+    ]
+
+
+def test_csv_without_a_last_line_end_keeps_its_last_row(tmp_path: Path) -> None:
+    assert sources.read(_file(tmp_path, "a.csv", "a,b\n1,2"))[-1] == {"a": "1", "b": "2"}
+
+
+def test_csv_finds_semicolons_and_tsv_reads_tabs(tmp_path: Path) -> None:
+    assert sources.read(_file(tmp_path, "a.csv", "a;b\n1;2\n")) == [{"a": "1", "b": "2"}]
+    assert sources.read(_file(tmp_path, "a.tsv", "a\tb\n1,5\t2\n")) == [{"a": "1,5", "b": "2"}]
+
+
+def test_an_unnamed_index_column_gets_a_name(tmp_path: Path) -> None:
+    assert sources.read(_file(tmp_path, "a.csv", ",a\n0,x\n")) == [{"column_1": "0", "a": "x"}]
+
+
+def test_json_lines_flatten_nested_objects(tmp_path: Path) -> None:
+    rows = [{"q": "who", "metadata": {"s_pop": 3, "deep": {"x": [1]}}}, {"q": "é"}]
+    source = _file(tmp_path, "a.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
+    assert sources.read(source) == [{"q": "who", "metadata.s_pop": 3, "metadata.deep.x": [1]}, {"q": "é"}]
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}]', '{"rows": [{"a": 1}]}'])
+def test_json_array_alone_or_under_one_key(tmp_path: Path, text: str) -> None:
+    assert sources.read(_file(tmp_path, "a.json", text)) == [{"a": 1}]
+
+
+def test_parquet_and_text(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1, 2], "s": [{"x": "u"}, {"x": "v"}]}).write_parquet(tmp_path / "a.parquet")
+    assert sources.read(str(tmp_path / "a.parquet")) == [{"a": 1, "s.x": "u"}, {"a": 2, "s.x": "v"}]
+    assert sources.read(_file(tmp_path, "a.txt", "one\n\n two \n")) == [{"text": "one"}, {"text": "two"}]
+
+
+def test_hub_data_sets_are_read_through_the_datasets_library(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"title": "A", "m": {"n": 1}}\n{"title": "B", "m": {"n": 2}}\n')
+    assert sources.read(f"hf:{folder}:train") == [{"title": "A", "m.n": 1}, {"title": "B", "m.n": 2}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "a,b\n", "holds no rows"),
+        ("a.csv", "a,b\n1,2\n3,4,5\n", "line 3: 3 cells where the header has 2"),
+        ("a.csv", 'a,b\n"x\ny",2\n1\n', "line 4: 1 cells where the header has 2"),
+        ("a.csv", 'a,b\n1,2\n3,"4\n5,6\n', "line 3: a quote is opened and never closed"),
+        ("a.csv", "a,a\n1,2\n", "two columns are called 'a'"),
+        ("a.csv", b"a,b\n1,2\n\xff\xfe,3\n", "line 3: not UTF-8"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', "line 2: not JSON"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', "line 2: not a JSON object"),
+        ("a.json", '{"a": 1, "b": 2}', "not a JSON array"),
+        ("a.json", '[\n{"a": 1},\n{"a" 2}]', "line 3: not JSON"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet"),
+        ("a.xlsx", "x", "unknown kind of file"),
+    ],
+)
+def test_broken_files_are_refused_with_the_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        sources.read(_file(tmp_path, name, content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("no/such.csv", "no data file"), ("demo:nothing", "no demo data set 'nothing'"), (".", "not a file")],
+)
+def test_missing_sources_are_named(source: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        sources.read(source)
