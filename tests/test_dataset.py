@@ -121,7 +121,12 @@ def test_a_label_without_any_value_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("a/b/my films.csv", "my_films"), ("hf:google/boolq:validation", "boolq"), ("demo:qa", "qa"), ("../..csv", "data")],
+    [
+        ("a/b/my films.csv", "my_films"),
+        ("hf:google/boolq:validation", "boolq"),
+        ("demo:qa", "qa"),
+        ("../..csv", "data"),
+    ],
 )
 def test_data_sets_are_named_after_their_source(source: str, name: str) -> None:
     assert dataset.data_name(recipe.DataSpec(source=source)) == name

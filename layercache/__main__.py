@@ -1,0 +1,5 @@
+"""`python -m layercache`."""
+
+from layercache.cli import main
+
+main()

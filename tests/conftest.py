@@ -1,0 +1,66 @@
+"""Fixtures that several folders share: the command line called in this process, and a small demo store."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from layercache import cli
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class Called(NamedTuple):
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> object:
+        return json.loads(self.out)
+
+
+Call = Callable[..., Called]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Call `layercache` with arguments, in this process, from an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["layercache", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        sys.stdout.flush()
+        out, err = capfd.readouterr()
+        return Called(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Forty made-up films with a rating, a certificate, an empty cell here and there, and a doubled row."""
+    path = tmp_path / "films.csv"
+    lines = ["title,year,certificate,rating,description"]
+    for number in range(40):
+        certificate = ("U", "PG", "15")[number % 3]
+        rating = "" if number == 7 else f"{3 + number % 5}.{number % 10}"
+        year = "" if number == 5 else str(1950 + number)
+        lines.append(
+            f'Film {number},{year},{certificate},{rating},"A story of {number} people,\nand {certificate} things."'
+        )
+    lines.append(lines[1])
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,194 @@
+"""Bad input: one clear line on stderr, exit code 2, nothing half-written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Call, Called
+
+PROMPT = "Title: {title}\nDescription: {description}"
+
+
+def _refused(called: Called, *words: str) -> None:
+    assert called.code == 2, called
+    lines = [line for line in called.err.splitlines() if line.strip()]
+    assert len(lines) == 1, called.err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in called.err
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert called.out == ""
+
+
+def _extract(call: Call, films: Path, *arguments: object, prompt: str = PROMPT, model: object = "demo") -> Called:
+    return call("extract", "-q", "--store", "s", "--model", model, "--data", films, "--prompt", prompt, *arguments)
+
+
+def _nothing_written() -> None:
+    assert not Path("s").exists() or not list(Path("s").rglob("*.parquet")), list(Path("s").rglob("*"))
+
+
+def test_no_such_model_folder(call: Call, films: Path) -> None:
+    _refused(_extract(call, films, model="./no/such/model"), "no/such/model")
+    _nothing_written()
+
+
+def _copy_of_demo(to: Path) -> Path:
+    from layercache import demo
+
+    shutil.copytree(demo.model_path("demo"), to)
+    return to
+
+
+def test_a_model_folder_without_weights(call: Call, films: Path, tmp_path: Path) -> None:
+    folder = _copy_of_demo(tmp_path / "bare")
+    (folder / "model.safetensors").unlink()
+    _refused(_extract(call, films, model=folder), "weights")
+    _nothing_written()
+
+
+def test_pickle_only_weights(call: Call, films: Path, tmp_path: Path) -> None:
+    folder = _copy_of_demo(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    _refused(_extract(call, films, model=folder), "safetensors")
+    _nothing_written()
+
+
+def test_truncated_weights(call: Call, films: Path, tmp_path: Path) -> None:
+    folder = _copy_of_demo(tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    _refused(_extract(call, films, model=folder), "cut")
+    _nothing_written()
+
+
+def test_a_model_folder_without_a_tokenizer(call: Call, films: Path, tmp_path: Path) -> None:
+    folder = _copy_of_demo(tmp_path / "mute")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    _refused(_extract(call, films, model=folder), "tokenizer")
+    _nothing_written()
+
+
+def test_unknown_demo_model(call: Call, films: Path) -> None:
+    _refused(_extract(call, films, model="demo:late"), "demo:late", "demo:early")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "arguments", "words"),
+    [
+        ("{titel}", (), ("template", "titel", "did you mean 'title'")),
+        (PROMPT, ("--label", "rating"), ("rating", "KIND")),
+        (PROMPT, ("--label", "title:number"), ("title", "row 1", "Film 0")),
+        (PROMPT, ("--pooling", "median"), ("pooling", "median")),
+        (PROMPT, ("--pooling", "mean@director"), ("director", "title")),
+        (PROMPT, ("--lens", "last@director"), ("director", "title")),
+        (PROMPT, ("--lens", "middle"), ("lens position", "middle")),
+        (PROMPT, ("--sites", "heads"), ("site", "heads")),
+        (PROMPT, ("--layers", "0,99"), ("99",)),
+        (PROMPT, ("--dtype", "int3"), ("dtype",)),
+        (PROMPT, ("--device", "abacus"), ("abacus",)),
+        (PROMPT, ("--limit", "0"), ("limit",)),
+        (PROMPT, ("--chat",), ("chat template",)),
+        (PROMPT + " long" * 5000, (), ("row 1", "--truncate")),
+    ],
+)
+def test_settings_that_do_not_fit(
+    call: Call, films: Path, prompt: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    _refused(_extract(call, films, *arguments, prompt=prompt), *words)
+    _nothing_written()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("none.csv", None, "no data file"),
+        ("empty.csv", "", "is empty"),
+        ("cut.csv", "title,description\na,b\nc\n", "line 3"),
+    ],
+)
+def test_data_that_cannot_be_read(call: Call, tmp_path: Path, name: str, content: str | None, word: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    _refused(_extract(call, tmp_path / name), word)
+    _nothing_written()
+
+
+def test_a_store_path_that_cannot_be_written(call: Call, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for store in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/layercache")):
+        _refused(
+            call("extract", "-q", "--store", store, "--model", "demo", "--data", films, "--prompt", "{title}"),
+            str(store),
+        )
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_frozen_store_refuses_writers(call: Call, films: Path) -> None:
+    store = Path(__file__).parents[1] / "store"
+    before = sorted(str(path) for path in store.rglob("*"))
+    _refused(
+        call("extract", "-q", "--store", store, "--model", "demo", "--data", films, "--prompt", "{title}"),
+        "frozen",
+        "--store",
+    )
+    assert sorted(str(path) for path in store.rglob("*")) == before
+
+
+def test_a_store_of_a_newer_format(call: Call, films: Path) -> None:
+    assert _extract(call, films, "--limit", 2).code == 0
+    for path in Path("s").glob("run=*/run.json"):
+        table = json.loads(path.read_text())
+        path.write_text(json.dumps({**table, "format": 2}))
+    _refused(_extract(call, films), "format 2")
+    _refused(call("ls", "--store", "s"), "format 2")
+    _refused(call("sql", "--store", "s", "SELECT 1"), "format 2")
+
+
+@pytest.mark.parametrize(
+    "command", [("ls",), ("show", "x"), ("analyze", "probe"), ("report",), ("sql", "SELECT 1"), ("verify",)]
+)
+def test_no_store_there(call: Call, command: tuple[str, ...]) -> None:
+    _refused(call(*command, "--store", "nowhere"), "nowhere")
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELEC 1", ("syntax", "SELEC")),
+        ("SELECT * FROM hiden", ("hiden", "hidden")),
+        ("SELECT 1; SELECT 2", ("one",)),
+        ("COPY (SELECT 1) TO 'x.csv'", ("SELECT",)),
+        ("SELECT * FROM read_csv('/etc/passwd')", ()),
+    ],
+)
+def test_sql_that_is_refused(call: Call, films: Path, query: str, words: tuple[str, ...]) -> None:
+    assert _extract(call, films, "--limit", 2).code == 0
+    _refused(call("sql", "--store", "s", query), *words)
+
+
+def test_probes_that_cannot_be_fitted(call: Call, films: Path, tmp_path: Path) -> None:
+    lines = films.read_text().replace("PG", "U").replace(",15,", ",U,")
+    (tmp_path / "one.csv").write_text(lines)
+    assert _extract(call, tmp_path / "one.csv", "--label", "certificate:category").code == 0
+    _refused(call("analyze", "-q", "--store", "s", "probe"), "certificate", "class")
+    shutil.rmtree("s")
+    assert _extract(call, films, "--limit", 3, "--label", "rating:number").code == 0
+    _refused(call("analyze", "-q", "--store", "s", "probe"), "rating", "folds")
+
+
+def test_names_that_are_not_there(call: Call, films: Path) -> None:
+    assert _extract(call, films, "--limit", 6, "--label", "rating:number").code == 0
+    _refused(call("show", "nonsense", "--store", "s"), "nonsense")
+    _refused(call("analyze", "--store", "s", "prob"), "prob", "probe")
+    _refused(call("analyze", "-q", "--store", "s", "probe", "--labels", "ratin"), "ratin", "rating")
+    _refused(call("sql", "--store", "s", "--query", "nonsense"), "nonsense")
+    _refused(call("sql", "--store", "s", "--query", "runs", "--param", "x"), "NAME=VALUE")
+    _refused(call("plot", "nonsense", "-o", "x.svg", "--store", "s"), "nonsense")
+    _refused(call("nonsense"), "nonsense")
+    _refused(call("extract", "--nonsense"), "nonsense")
+    _refused(call("extract"), "--model")
+    _refused(call("run", "no-such-recipe"), "no-such-recipe")
