@@ -1,0 +1,218 @@
+"""The main job through the command line: extract once, ask often, lose nothing when killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Call
+
+import layercache
+from layercache import demo
+
+PROMPT = "Title: {title}\nYear: {year}\nDescription: {description}"
+
+
+def _extract(call: Call, data: Path, *arguments: object) -> dict[str, Any]:
+    labels = ("--label", "certificate:category", "--label", "rating:number")
+    called = call(
+        "extract",
+        "-q",
+        "--json",
+        "--store",
+        "s",
+        "--model",
+        "demo",
+        "--data",
+        data,
+        "--prompt",
+        PROMPT,
+        *labels,
+        *arguments,
+    )
+    assert called.code == 0, called.err
+    (summary,) = json.loads(called.out)
+    return dict(summary)
+
+
+def test_only_what_is_new_is_run(call: Call, films: Path) -> None:
+    first = _extract(call, films)
+    assert first["samples"] == 40, "the doubled row shares a sample"
+    assert first["forward_passes"] == 40
+    assert _extract(call, films)["forward_passes"] == 0
+
+    text = films.read_text()
+    rows = "".join(f"New {n},2001,U,5.0,Something new {n}.\n" for n in range(10))
+    films.write_text(text + rows)
+    assert _extract(call, films)["forward_passes"] == 10
+
+    lines = films.read_text().replace(",description", ",description,good").splitlines(keepends=True)
+    labelled = pl.read_csv(films).with_columns(good=pl.Series([n % 2 == 0 for n in range(51)]))
+    labelled.write_csv(films)
+    assert lines
+    assert _extract(call, films, "--label", "good:boolean")["forward_passes"] == 0
+
+    before = set(Path("s").rglob("hidden.parquet"))
+    again = _extract(call, films, "--label", "good:boolean", "--pooling", "mean,last,max")
+    assert again["forward_passes"] == 50
+    new = set(Path("s").rglob("hidden.parquet")) - before
+    assert new
+    for path in new:
+        assert pl.read_parquet(path)["pooling"].unique().to_list() == ["max@prompt"]
+
+
+def test_a_layer_at_a_time_gives_the_same_store(call: Call, films: Path) -> None:
+    assert _extract(call, films, "--layers", "0,3")["forward_passes"] == 40
+    assert _extract(call, films, "--layers", "0,3")["forward_passes"] == 0
+    assert _extract(call, films)["forward_passes"] == 40
+    store = layercache.open("s")
+    (run,) = store.runs()
+    for layer in range(run.final_layer + 2):
+        assert len(store.matrix(run, layer).sample_ids) == 40
+    counts = store.sql(
+        "SELECT count(*) AS n, count(DISTINCT (sample_id, layer, pooling)) AS keys FROM hidden"
+    ).to_pylist()
+    assert counts == [{"n": 40 * 2 * (run.final_layer + 2), "keys": 40 * 2 * (run.final_layer + 2)}]
+
+
+def test_every_answer_comes_without_the_model(call: Call, films: Path, tmp_path: Path) -> None:
+    _extract(call, films)
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'tokenizers'): sys.modules[name] = None\n"
+        "from layercache.cli import main\n"
+        "sys.argv = ['layercache'] + sys.argv[1:]\n"
+        "main()"
+    )
+    run_id = layercache.open("s").runs()[0].id
+    commands = [
+        ["analyze", "probe", "--folds", "3", "--bootstrap", "50"],
+        ["analyze", "entropy", "--bootstrap", "50"],
+        ["sql", "SELECT count(*) AS n FROM hidden", "--format", "csv"],
+        ["sql", "--query", "entropy_by_layer"],
+        ["report", "-o", "r.html"],
+        ["ls"],
+        ["show", run_id],
+        ["verify", "--deep"],
+    ]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command, "--store", "s"], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout or command[0] == "verify"
+    refused = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            "extract",
+            "--store",
+            "s",
+            "--model",
+            "demo",
+            "--data",
+            str(films),
+            "--prompt",
+            PROMPT,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert refused.returncode == 2
+    assert "layercache[extract]" in refused.stderr
+
+
+def test_analyses_are_kept_and_read_back(call: Call, films: Path) -> None:
+    _extract(call, films)
+    first = call("analyze", "probe", "--folds", "3", "--bootstrap", "50", "--store", "s")
+    assert first.code == 0, first.err
+    assert "certificate" in first.out
+    again = call("analyze", "probe", "--folds", "3", "--bootstrap", "50", "--store", "s")
+    assert "nothing has changed" in again.err
+    assert again.out == first.out
+    rows = layercache.open("s").sql("SELECT DISTINCT label FROM results ORDER BY label").to_pylist()
+    assert [row["label"] for row in rows] == ["certificate", "rating"]
+
+
+def test_sql_and_numpy_agree(call: Call, films: Path) -> None:
+    _extract(call, films)
+    store = layercache.open("s")
+    (run,) = store.runs()
+    for layer in (0, 3, run.final_layer):
+        matrix = store.matrix(run, layer, "last@prompt")
+        expected = np.linalg.norm(matrix.values.astype(np.float64), axis=1)
+        query = f"SELECT sample_id, norm(vector) AS norm FROM hidden WHERE layer = {layer} AND pooling = 'last@prompt' ORDER BY sample_id"
+        called = call("sql", query, "--store", "s", "--format", "json")
+        answer = json.loads(called.out)
+        assert [row["sample_id"] for row in answer] == sorted(matrix.sample_ids.tolist())
+        order = np.argsort(matrix.sample_ids)
+        np.testing.assert_allclose([row["norm"] for row in answer], expected[order], rtol=1e-5)
+
+
+def _start(store: Path, data: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "layercache", "extract", "-q", "--store", str(store), "--model", "demo"]
+    command += ["--data", str(data), "--prompt", "{prompt}", "--batch-tokens", "512"]
+    # Shards of one batch: a run of seconds then has many moments of publishing to be killed at.
+    return subprocess.Popen(command, env={**os.environ, "LAYERCACHE_SHARD_SECONDS": "0"}, stderr=subprocess.PIPE)
+
+
+def _content(path: Path) -> tuple[list[tuple[str, int, str]], np.ndarray, list[Any]]:
+    store = layercache.open(path)
+    (run,) = store.runs()
+    keys, values = [], []
+    for pooling in ("mean@prompt", "last@prompt"):
+        for layer in range(run.final_layer + 2):
+            matrix = store.matrix(run, layer, pooling)
+            keys += [(str(name), layer, pooling) for name in matrix.sample_ids]
+            values.append(matrix.values)
+    lens = store.sql("SELECT sample_id, layer, entropy FROM lens ORDER BY ALL").to_pylist()
+    return keys, np.concatenate(values), lens
+
+
+@pytest.mark.parametrize("delays", [(2.5, 3.2, 4.0)])
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, delays: tuple[float, ...]) -> None:
+    prompts = [str(row["question"]) for row in demo.rows("qa")][:300]
+    data = tmp_path / "questions.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": text}) for text in prompts))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert _start(whole, data).wait() == 0
+    for delay in delays:
+        process = _start(killed, data)
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert _start(killed, data).wait() == 0
+    keys, values, lens = _content(killed)
+    expected_keys, expected_values, expected_lens = _content(whole)
+    assert keys == expected_keys
+    # The noise floor of float32 on a CPU plus one unit in the last place of a 10-bit mantissa.
+    np.testing.assert_allclose(values, expected_values, rtol=2.0**-10, atol=1e-4)
+    assert [(row["sample_id"], row["layer"]) for row in lens] == [
+        (row["sample_id"], row["layer"]) for row in expected_lens
+    ]
+    np.testing.assert_allclose([row["entropy"] for row in lens], [row["entropy"] for row in expected_lens], atol=1e-4)
+
+
+def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
+    data = tmp_path / "questions.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": f"Question {n} " * 60}) for n in range(3000)))
+    process = _start(tmp_path / "s", data)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").glob("run=*/condition=*/shard=*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"the same command again does the rest" in stderr
+    assert b"Traceback" not in stderr
