@@ -18,7 +18,7 @@ from layercache.progress import Progress, TerminalProgress
 if TYPE_CHECKING:
     from layercache.recipe import Recipe
     from layercache.recipe import load as load_recipe
-    from layercache.store import Store, open
+    from layercache.store.reader import Store, open
     from layercache.study import run
 
 __version__ = "0.1.0"
@@ -38,9 +38,9 @@ __all__ = [
 # `layercache.study.extract` and `layercache.study.analyze`: `layercache.extract` is the package.
 _LAZY = {
     "Recipe": ("layercache.recipe", "Recipe"),
-    "Store": ("layercache.store", "Store"),
+    "Store": ("layercache.store.reader", "Store"),
     "load_recipe": ("layercache.recipe", "load"),
-    "open": ("layercache.store", "open"),
+    "open": ("layercache.store.reader", "open"),
     "run": ("layercache.study", "run"),
 }
 

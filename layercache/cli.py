@@ -244,11 +244,10 @@ def _plain(value: Any) -> Any:
 @click.option("--min-class", type=int, help="Classes with fewer rows are merged into `other`.")
 @click.option("--bootstrap", type=int, help="Resamples behind each interval.")
 @click.option("--seed", type=int, help="Seed of folds, shuffles and resamples.")
-@click.option("--force", is_flag=True, help="Compute again what the store already has.")
 @click.option("--format", "fmt", type=click.Choice(["table", "csv", "json", "jsonl", "markdown"]), default="table")
 @store_option
 @quiet_option
-def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, force: bool, fmt: str, **settings: Any) -> None:
+def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settings: Any) -> None:
     """Ask about layers, on a CPU, without the model.
 
     KIND is probe or entropy; none named means what the recipes kept in the store ask for.
@@ -260,7 +259,7 @@ def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, force: bool, fmt: 
 
     progress = _progress(quiet)
     overrides = {key: value for key, value in settings.items() if value is not None}
-    analysed = study.analyze(store, study.specs_to_run(store, kinds, overrides), progress, force=force)
+    analysed = study.analyze(store, study.specs_to_run(store, kinds, overrides), progress)
     if fmt == "table":
         _say_analysed(analysed, progress)
         return
@@ -338,10 +337,10 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
     """Write one self-contained HTML page about everything in the store."""
     from layercache import recipe
     from layercache import report as reports
-    from layercache import store as stores
+    from layercache.store import reader
 
     spec = recipe.validate(recipe.ReportSpec, {"samples": samples}, where="report")
-    click.echo(reports.build(stores.open(store), out or store / "report.html", spec, title))
+    click.echo(reports.build(reader.open(store), out or store / "report.html", spec, title))
 
 
 @cli.command()
@@ -351,9 +350,9 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
 def plot(name: str, out: Path, store: Path) -> None:
     """Draw one chart of the report into a file."""
     from layercache import report as reports
-    from layercache import store as stores
+    from layercache.store import reader
 
-    click.echo(reports.plot(stores.open(store), name, out))
+    click.echo(reports.plot(reader.open(store), name, out))
 
 
 @cli.command()
@@ -362,9 +361,9 @@ def plot(name: str, out: Path, store: Path) -> None:
 def ls(store: Path, as_json: bool) -> None:
     """List the runs of the store."""
     from layercache import listing, table
-    from layercache import store as stores
+    from layercache.store import reader
 
-    runs = listing.runs(stores.open(store))
+    runs = listing.runs(reader.open(store))
     if as_json:
         _print_json(runs.to_pylist())
     else:
@@ -378,9 +377,9 @@ def ls(store: Path, as_json: bool) -> None:
 def show(run_name: str, store: Path, as_json: bool) -> None:
     """Show one run: its settings, layers, data sets, outputs."""
     from layercache import listing
-    from layercache import store as stores
+    from layercache.store import reader
 
-    described = listing.describe(stores.open(store), run_name)
+    described = listing.describe(reader.open(store), run_name)
     if as_json:
         _print_json(described)
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layercache import dataset, recipe
+from layercache import __version__, dataset, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
@@ -58,9 +58,9 @@ def run(study: recipe.Recipe, store: Path, progress: Progress) -> StudyResult:
     report, charts = None, []
     if analysed:
         from layercache import report as reports
-        from layercache import store as stores
+        from layercache.store import reader
 
-        opened = stores.open(store)
+        opened = reader.open(store)
         report = reports.build(opened, store / "report.html", study.report, study.title)
         charts = reports.write_charts(opened, store / "charts")
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts)
@@ -97,23 +97,22 @@ def extract(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: b
     return summaries
 
 
-def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress, *, force: bool = False) -> list[Analysed]:
-    """Run analyses on a store; one that was done on the same shards is read back.
+def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> list[Analysed]:
+    """Run analyses on a store; one that this version did on the same shards is read back.
 
     Raises:
         AnalysisError: an analysis cannot be computed from what the store holds.
         StoreError: there is no store at `path`.
     """
     from layercache import analyze as analyses
-    from layercache import store as stores
-    from layercache.store import results
+    from layercache.store import reader, results
 
-    store = stores.open(path)
+    store = reader.open(path)
     done = []
     for spec in specs:
         settings = spec.model_dump(mode="json")
-        inputs = store.input_names()
-        found = None if force else results.find(path, spec.kind, settings, inputs)
+        inputs = [f"layercache/{__version__}", *(name for run in store.runs() for name in store.input_names(run))]
+        found = results.find(path, spec.kind, settings, inputs)
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue

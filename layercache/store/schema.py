@@ -8,6 +8,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 FORMAT = 1
+READER = "0.1.0"
+"""The first version of layercache that reads `FORMAT`; written into every file that carries a format."""
 CAPTURE_SCHEMA = 1
 """Raised when the meaning of a captured number changes; part of every run's identity."""
 

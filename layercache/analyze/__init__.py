@@ -1,0 +1,27 @@
+"""Analyses: they read the store and give one tidy table of numbers. No torch here.
+
+A new kind of analysis is a module with one function and one entry of KINDS.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from layercache.analyze.entropy import entropy
+from layercache.analyze.probe import probe
+from layercache.progress import Progress
+from layercache.recipe import EntropySpec, ProbeSpec
+from layercache.store.reader import Store
+from layercache.store.results import Outcome
+
+KINDS: dict[str, Callable[[Store, Any, Progress], Outcome]] = {"probe": probe, "entropy": entropy}
+"""The function behind every kind of analysis, called with the store, the kind's own spec and a progress."""
+
+
+def analyze(store: Store, spec: ProbeSpec | EntropySpec, progress: Progress) -> Outcome:
+    """Run one analysis; nothing is written (`store.results.save` keeps the outcome).
+
+    Raises:
+        AnalysisError: it cannot be computed from what the store holds; one line, with what to do.
+        StoreError: the store cannot be read, or a run is not known.
+    """
+    return KINDS[spec.kind](store, spec, progress)

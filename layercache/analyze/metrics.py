@@ -1,0 +1,212 @@
+"""Metrics of predictions, each computed for many weightings of the rows at once.
+
+A bootstrap resample is a weight a row (how often it was drawn), so every function takes weights
+[n, b] and returns a value a column [b]; weights of one give the plain metric. NaN means undefined (no
+row of a class, constant predictions).
+
+Ranking metrics (AUC, Spearman) are computed in each fold and averaged: scores of different folds come
+from different models, and pooling them would rank one model's scores against another's. The others are
+over all held-out rows together.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+METRICS: dict[str, str] = {
+    "mse": "mean squared error of held-out predictions, in the label's units squared",
+    "r2": "1 - squared error / squared error of the fitted rows' mean, over all held-out rows",
+    "spearman": "Spearman's rank correlation of truth and prediction, mean over folds",
+    "accuracy": "share of held-out rows whose most probable class is the true one",
+    "balanced_accuracy": "mean over classes of the share of the class's rows that are predicted right",
+    "macro_f1": "mean over classes of F1",
+    "auc": "area under the ROC curve, mean over folds; with more than two classes the mean of one against the rest",
+    "best_layer_share": "share of bootstrap resamples in which the layer has the best main metric of its pooling",
+    "left_out": "rows of the data set that have no label or no state",
+    "prediction": "sample score: held-out prediction of a number",
+    "error": "sample score: held-out prediction minus truth",
+    "predicted": "sample score: most probable class (text) and its held-out probability (value)",
+    "correct": "sample score: 1 where the most probable class is the true one, else 0",
+    "entropy": "mean entropy of the lens distribution, nats",
+    "entropy_q…": "quantile of that entropy over samples (entropy_q10: the 10 % quantile), nats",
+    "kl_to_final": "mean KL divergence of the layer's distribution from the final layer's, nats",
+    "js_to_final": "mean Jensen-Shannon divergence from the final layer's distribution, nats",
+    "agrees_with_final": "share of samples whose most probable token is the final layer's",
+    "target_logprob": "mean log-probability of the followed token, nats",
+    "target_rank": "median rank of the followed token, 0 = most probable",
+    "prediction_depth": "first layer from which the most probable token stays the final layer's; mean over samples",
+    "prediction_depth_median": "median of the prediction depth over samples",
+}
+"""Every metric that an analysis writes, and what it means."""
+
+MAIN = {"number": "r2", "category": "balanced_accuracy", "boolean": "balanced_accuracy"}
+"""The metric by which layers are compared, for each kind of label."""
+
+
+class Numbers(NamedTuple):
+    """Held-out predictions of a number, [n] each; `reference` is the mean of the rows fitted on."""
+
+    truth: Floats
+    prediction: Floats
+    reference: Floats
+    fold: Ints
+
+
+class Classes(NamedTuple):
+    """Held-out class probabilities [n, classes] of true classes [n], numbered from 0."""
+
+    truth: Ints
+    probability: Floats
+    fold: Ints
+
+
+def mse(given: Numbers, weights: Weights) -> Floats:
+    """Mean squared error."""
+    return weighted_mean((given.truth - given.prediction) ** 2, weights)
+
+
+def r2(given: Numbers, weights: Weights) -> Floats:
+    """Coefficient of determination against the mean of the rows each fold was fitted on."""
+    left = weighted_mean((given.truth - given.prediction) ** 2, weights)
+    return 1 - _ratio(left, weighted_mean((given.truth - given.reference) ** 2, weights))
+
+
+def spearman(given: Numbers, weights: Weights) -> Floats:
+    """Spearman's rank correlation, ties at their mean rank; mean over folds."""
+    return _over_folds(
+        given.fold, weights, lambda rows, w: _rank_correlation(given.truth[rows], given.prediction[rows], w)
+    )
+
+
+def accuracy(given: Classes, weights: Weights) -> Floats:
+    """Share of rows whose most probable class is the true one."""
+    return weighted_mean((given.probability.argmax(axis=1) == given.truth).astype(np.float64), weights)
+
+
+def balanced_accuracy(given: Classes, weights: Weights) -> Floats:
+    """Mean recall over the classes that occur."""
+    right = given.probability.argmax(axis=1) == given.truth
+    classes = range(given.probability.shape[1])
+    recalls = [_ratio(_sum((given.truth == c) & right, weights), _sum(given.truth == c, weights)) for c in classes]
+    return _nan_mean(np.array(recalls))
+
+
+def macro_f1(given: Classes, weights: Weights) -> Floats:
+    """Mean F1 over the classes that occur or are predicted."""
+    guess = given.probability.argmax(axis=1)
+    scores = []
+    for c in range(given.probability.shape[1]):
+        hits = _sum((guess == c) & (given.truth == c), weights)
+        scores.append(_ratio(2 * hits, _sum(guess == c, weights) + _sum(given.truth == c, weights)))
+    return _nan_mean(np.array(scores))
+
+
+def auc(given: Classes, weights: Weights) -> Floats:
+    """Area under the ROC curve (of class 1, or each class against the rest, averaged); mean over folds."""
+    columns = range(given.probability.shape[1]) if given.probability.shape[1] > 2 else [1]
+
+    def one(rows: Ints, w: Weights) -> Floats:
+        areas = [_area(given.probability[rows, c], given.truth[rows] == c, w) for c in columns]
+        return _nan_mean(np.array(areas))
+
+    return _over_folds(given.fold, weights, one)
+
+
+NUMBER_METRICS: dict[str, Callable[[Numbers, Weights], Floats]] = {"mse": mse, "r2": r2, "spearman": spearman}
+CLASS_METRICS: dict[str, Callable[[Classes, Weights], Floats]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "auc": auc,
+}
+
+
+def _over_folds(fold: Ints, weights: Weights, one: Callable[[Ints, Weights], Floats]) -> Floats:
+    parts = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    return _nan_mean(np.array([one(rows, weights[rows]) for rows in parts]))
+
+
+def _area(score: Floats, positive: Bools, weights: Weights) -> Floats:
+    """Weighted share of (positive, negative) pairs in the right order, ties counting half."""
+    negative = np.flatnonzero(~positive)
+    negative = negative[np.argsort(score[negative], kind="stable")]
+    below = np.zeros((len(negative) + 1, weights.shape[1]), dtype=np.float32)
+    np.cumsum(weights[negative], axis=0, out=below[1:])
+    own = weights[positive]
+    first = np.searchsorted(score[negative], score[positive], side="left")
+    last = np.searchsorted(score[negative], score[positive], side="right")
+    passed = below[first] if (first == last).all() else (below[first] + below[last]) / 2
+    pairs = own.sum(axis=0, dtype=np.float64) * below[-1]
+    return _ratio((own * passed).sum(axis=0, dtype=np.float64), pairs)
+
+
+def _rank_correlation(a: Floats, b: Floats, weights: Weights) -> Floats:
+    rank_a, rank_b = _centred_ranks(a, weights), _centred_ranks(b, weights)
+    weighted = rank_a * weights
+    covariance = (weighted * rank_b).sum(axis=0, dtype=np.float64)
+    spread_a = (weighted * rank_a).sum(axis=0, dtype=np.float64)
+    rank_b *= rank_b
+    spread_b = (rank_b * weights).sum(axis=0, dtype=np.float64)
+    return _ratio(covariance, np.sqrt(spread_a * spread_b))
+
+
+def _centred_ranks(values: Floats, weights: Weights) -> Weights:
+    """Mean rank of each row [n, b] when row i is present weights[i] times, less the mean of all ranks.
+
+    Ranks are whole or half numbers, exact in float32 below 8 million.
+    """
+    order = np.argsort(values, kind="stable")
+    starts = _tie_starts(values[order])
+    tied = weights[order]
+    if len(starts) < len(values):
+        tied = np.add.reduceat(tied, starts, axis=0)
+    middle = np.cumsum(tied, axis=0)
+    total = middle[-1].copy()
+    middle -= tied / 2
+    middle -= total / 2
+    ranks = np.empty_like(weights)
+    ranks[order] = np.repeat(middle, np.diff([*starts, len(values)]), axis=0) if len(middle) < len(values) else middle
+    return ranks
+
+
+def _tie_starts(ordered: Floats) -> Ints:
+    """Return where each run of equal values starts."""
+    return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+
+
+def _sum(values: npt.NDArray[np.bool_] | Floats, weights: Weights) -> Floats:
+    return np.asarray(values.astype(np.float32) @ weights, dtype=np.float64)
+
+
+def weighted_mean(values: Floats, weights: Weights) -> Floats:
+    """Mean of values [n] under each column of weights [n, b]."""
+    return np.asarray(_ratio(values @ weights, weights.sum(axis=0, dtype=np.float64)))
+
+
+def weighted_quantile(values: Floats, weights: Weights, q: float) -> Floats:
+    """Quantile of values [n], linear between neighbours, each row present as often as its whole-number weight."""
+    order = np.argsort(values, kind="stable")
+    ordered, present = values[order], np.cumsum(weights[order], axis=0)
+    at = q * (present[-1].astype(np.float64) - 1)
+    low, high = np.floor(at), np.ceil(at)
+    below = ordered[(present <= low).sum(axis=0)]
+    above = ordered[(present <= high).sum(axis=0)]
+    return np.asarray(below + (above - below) * (at - low))
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """Divide, giving NaN where the divisor is 0."""
+    return np.asarray(np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0))
+
+
+def _nan_mean(values: Floats) -> Floats:
+    """Mean over the first axis, leaving out NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0).astype(np.float64))

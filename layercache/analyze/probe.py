@@ -1,0 +1,108 @@
+"""Linear probes: how well each layer's states predict each label, with intervals and baselines.
+
+Numbers are predicted by ridge regression (`ridge`), categories and booleans by logistic regression
+(`logistic`), on grouped folds (`folds`). All layers of a label are fitted and reported on the same rows
+in the same folds, and so are all models whose rows are the same. Beside the probes stand, as rows whose
+`group` names them, `mean` or `majority` and `tf-idf` (without layer; on every labelled row that has a
+sample), and `shuffled` (the same probe for permuted labels, at every layer). Layer 0 is a row like any
+other.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from layercache.analyze import problem, scorecard, select, tables
+from layercache.analyze.fitting import Fitted, fit_layer
+from layercache.analyze.problem import Problem
+from layercache.analyze.scaling import one_thread_each
+from layercache.analyze.scorecard import Scorecard
+from layercache.errors import AnalysisError
+from layercache.progress import Progress
+from layercache.recipe import ProbeSpec
+from layercache.store.layout import Feature, Run
+from layercache.store.reader import Store
+from layercache.store.results import Outcome
+
+
+class _Task(NamedTuple):
+    """A problem on the states of one feature: only the rows that have them at every layer."""
+
+    problem: Problem
+    feature: Feature
+
+
+def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
+    """Fit probes for every run, data set, label, site, pooling and layer asked for.
+
+    Raises:
+        AnalysisError: a name that is not known, nothing stored to probe, or a label that cannot be probed.
+    """
+    problems = problem.problems(store, spec, progress)
+    card = Scorecard()
+    tasks = [task for run in _runs(problems) for task in _tasks(store, run, problems, spec, progress)]
+    total = len(problems) + sum(len(task.feature.layers) for task in tasks)
+    with one_thread_each() as pool, progress.task("probe", total, "fits") as bar:
+        for given in problems:
+            scorecard.add_baselines(card, given, spec, pool)
+            bar.advance()
+        for run, feature, group in _by_feature(tasks):
+            fitted: list[list[Fitted]] = [[] for _ in group]
+            for layer in feature.layers:
+                states = store.matrix(run, layer, feature.pooling, site=feature.site)
+                for task, layers in zip(group, fitted):
+                    x = states.values[np.searchsorted(states.sample_ids, task.problem.sample_ids)]
+                    layers.append(fit_layer(x, task.problem, layer, spec.keep, pool))
+                    bar.advance()
+            for task, layers in zip(group, fitted):
+                scorecard.add_probes(card, task.problem, feature, layers, spec, pool)
+    return Outcome(tables.results(card.rows), tables.joined(card.scores), card.files)
+
+
+def _runs(problems: Sequence[Problem]) -> list[Run]:
+    return list({given.run.id: given.run for given in problems}.values())
+
+
+def _tasks(store: Store, run: Run, problems: Sequence[Problem], spec: ProbeSpec, progress: Progress) -> Iterator[_Task]:
+    """Pair a run's problems with its features, leaving out rows without a state at every layer asked for."""
+    held = store.held(run)
+    samples = store.samples(run)
+    absent = {
+        (entry["output"], sample)
+        for sample, entries in samples.select("sample_id", "absent").iter_rows()
+        for entry in entries
+    }
+    for given in (one for one in problems if one.run.id == run.id):
+        taken = 0
+        for feature in select.features(store, run, spec):
+            output = f"hidden:{feature.site}:{feature.pooling}"
+            lacking = {
+                name for _, ids in held.missing(given.sample_ids.tolist(), {output: feature.layers}) for name in ids
+            }
+            lacking |= {name for out, name in absent if out == output}
+            have = np.array([name not in lacking for name in given.sample_ids.tolist()])
+            where = f"{run.id}, {given.data}, label {given.label.name!r}, {feature.pooling}"
+            if not have.any():
+                progress.note(f"{where}: no row has states at every layer, nothing to probe")
+                continue
+            if not have.all():
+                progress.note(
+                    f"{where}: {(~have).sum():,} of {len(have):,} rows left out, without a state at every layer"
+                )
+            taken += 1
+            yield _Task(given.take(have), feature)
+        if not taken:
+            raise AnalysisError(
+                f"{run.id}, {given.data}, label {given.label.name!r}: no row has states at every layer; extract first"
+            )
+
+
+def _by_feature(tasks: Sequence[_Task]) -> Iterator[tuple[Run, Feature, list[_Task]]]:
+    """Group tasks by run and feature, so that a layer's states are read once for all labels."""
+    groups: dict[tuple[str, str, str], list[_Task]] = {}
+    for task in tasks:
+        key = (task.problem.run.id, task.feature.site, task.feature.pooling)
+        groups.setdefault(key, []).append(task)
+    for group in groups.values():
+        yield group[0].problem.run, group[0].feature, group

@@ -1,0 +1,133 @@
+"""Plain-text tables of an outcome, for a terminal: layers down, models and poolings across."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from layercache.analyze.metrics import CLASS_METRICS, MAIN, NUMBER_METRICS
+
+_ACROSS = 4
+"""Columns beside each other in one table; more go into a table below."""
+_BASELINES = ("mean", "majority", "tf-idf")
+_LENS = {
+    "entropy": "entropy, nats",
+    "agrees_with_final": "agrees with final",
+    "kl_to_final": "KL to final, nats",
+}
+
+Column = dict[str, Any]
+Line = list[str]
+
+
+def summarise(results: pa.Table | pl.DataFrame) -> str:
+    """Return the results of probes and of the lens as text: a table for each data set and label or position.
+
+    Values carry their 95 % interval; `*` marks a column's best layer, with the share of bootstrap resamples
+    it wins. Empty text for no results.
+    """
+    frame = results if isinstance(results, pl.DataFrame) else pl.from_arrow(results)
+    assert isinstance(frame, pl.DataFrame)
+    frame = frame.with_columns(pl.col("run").replace_strict(_short_names(frame), return_dtype=pl.String).alias("run"))
+    return "\n\n".join([*_probes(frame), *_lenses(frame)])
+
+
+def _short_names(frame: pl.DataFrame) -> dict[str, str]:
+    """Drop the hash of a run's id where the model's name alone tells the runs apart."""
+    runs = frame["run"].unique().to_list()
+    names = [run.rpartition("-")[0] or run for run in runs]
+    return {run: name if names.count(name) == 1 else run for run, name in zip(runs, names)}
+
+
+def _probes(frame: pl.DataFrame) -> Iterator[str]:
+    probes = frame.filter(pl.col("analysis") == "probe")
+    for (data, label), part in probes.group_by("data", "label", maintain_order=True):
+        number = bool(part["metric"].is_in(list(NUMBER_METRICS)).any())
+        main = MAIN["number" if number else "category"]
+        others = [name for name in (NUMBER_METRICS if number else CLASS_METRICS) if name != main]
+        layers = sorted(part["layer"].drop_nulls().unique().to_list())
+        columns = (
+            part.filter(pl.col("layer").is_not_null()).select("run", "site", "pooling").unique(maintain_order=True)
+        )
+        titles, lines = [], []
+        for column in columns.iter_rows(named=True):
+            titles.append(_title(column, columns))
+            lines.append(_probe_column(_of(part, **column), _of(part, run=column["run"]), main, others, layers))
+        names = [*map(str, layers), *_beside(part), "shuffled, best layer", *(f"{name}, best layer" for name in others)]
+        yield _tables(f"{data}, {label}: {main} [95 % interval] by layer", names, titles, lines)
+
+
+def _title(column: Column, columns: pl.DataFrame) -> str:
+    """Name a column by its run and pooling, and by its site where there are several."""
+    site = [column["site"]] if columns["site"].n_unique() > 1 else []
+    return " ".join([column["run"], *site, column["pooling"]])
+
+
+def _beside(part: pl.DataFrame) -> list[str]:
+    known = set(part["group"].to_list())
+    return [name for name in _BASELINES if name in known]
+
+
+def _probe_column(here: pl.DataFrame, run: pl.DataFrame, main: str, others: list[str], layers: list[int]) -> Line:
+    """Return the cells of one run and pooling: layers, baselines, shuffled labels, the other metrics."""
+    probes = here.filter(pl.col("group").is_null())
+    scores = _of(probes, metric=main)
+    best = None if scores.is_empty() else scores.sort("value", "layer", descending=[True, False])["layer"][0]
+    cells = []
+    for layer in layers:
+        share = _of(probes, metric="best_layer_share", layer=layer)["value"]
+        won = f" ({share[0]:.0%})" if layer == best and len(share) else ""
+        cells.append(("*" if layer == best else " ") + _cell(_of(scores, layer=layer)) + won)
+    cells += [" " + _cell(_of(run, group=name, metric=main)) for name in _beside(run)]
+    cells.append(" " + _cell(_of(here, group="shuffled", metric=main, layer=best)))
+    return cells + [" " + _cell(_of(probes, metric=name, layer=best)) for name in others]
+
+
+def _lenses(frame: pl.DataFrame) -> Iterator[str]:
+    lenses = frame.filter(pl.col("analysis") == "entropy")
+    for (data, position), part in lenses.group_by("data", "position", maintain_order=True):
+        layers = sorted(part["layer"].drop_nulls().unique().to_list())
+        titles, lines = [], []
+        for run in part["run"].unique(maintain_order=True):
+            here = _of(part, run=run)
+            for metric, title in _LENS.items():
+                titles.append(f"{run} {title}")
+                lines.append([" " + _cell(_of(here, metric=metric, layer=layer)) for layer in layers])
+            depth = " " + _cell(_of(here, metric="prediction_depth"))
+            for cells in lines[-len(_LENS) :]:
+                cells.append(depth if cells is lines[-len(_LENS)] else "")
+        yield _tables(
+            f"{data}, lens at {position}: [95 % interval] by layer",
+            [*map(str, layers), "prediction depth"],
+            titles,
+            lines,
+        )
+
+
+def _of(frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
+    return frame.filter(*(pl.col(name) == value for name, value in values.items()))
+
+
+def _cell(found: pl.DataFrame) -> str:
+    """Write the one value found, with its interval."""
+    if found.is_empty():
+        return "-"
+    value, low, high = found.row(0, named=True)["value"], found["low"][0], found["high"][0]
+    return _number(value) + ("" if low is None else f" [{_number(low)}, {_number(high)}]")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def _tables(title: str, names: list[str], titles: list[str], columns: list[Line]) -> str:
+    """Lay out named lines and titled columns under a title, a few columns beside each other."""
+    parts = [title]
+    for start in range(0, len(columns), _ACROSS):
+        block = list(zip(titles, columns))[start : start + _ACROSS]
+        laid = [["layer", *names], *([" " + head, *cells] for head, cells in block)]
+        widths = [max(map(len, cells)) for cells in laid]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in zip(*laid)]
+        parts.append("\n".join(lines))
+    return "\n".join(parts)

@@ -1,0 +1,58 @@
+"""Builds the two tables an analysis returns, in the columns of `schema.RESULTS` and `schema.SAMPLE_SCORES`."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from layercache.store.schema import RESULTS, SAMPLE_SCORES, arrow_schema
+
+Key = Mapping[str, Any]
+"""Values of the columns that say what a number is of: run, data, analysis, layer, …; absent ones are NULL."""
+Row = dict[str, Any]
+
+
+def row(key: Key, metric: str, value: float, n: int, low: float | None = None, high: float | None = None) -> list[Row]:
+    """Return one row of results, or none where the value is undefined."""
+    if not math.isfinite(value):
+        return []
+    return [{**key, "metric": metric, "value": value, "low": low, "high": high, "n": n}]
+
+
+def results(rows: Iterable[Row]) -> pa.Table:
+    """Build the results table; columns that a row does not name are NULL."""
+    return pa.Table.from_pylist(list(rows), schema=arrow_schema(RESULTS))
+
+
+def scores(
+    key: Key,
+    metric: str,
+    rows: npt.NDArray[np.int64],
+    sample_ids: npt.NDArray[np.str_],
+    values: npt.NDArray[Any],
+    texts: Sequence[str] | None = None,
+) -> pa.Table:
+    """Build sample scores of one metric: a value, and perhaps a text, a row of data."""
+    columns: dict[str, Any] = {
+        "metric": pa.repeat(pa.scalar(metric), len(rows)),
+        "row": pa.array(rows, pa.int64()),
+        "sample_id": pa.array(sample_ids.tolist(), pa.string()),
+        "value": pa.array(values, pa.float64()),
+    }
+    if texts is not None:
+        columns["text"] = pa.array(texts, pa.string())
+    arrays = []
+    for field in arrow_schema(SAMPLE_SCORES):
+        if field.name in columns:
+            arrays.append(columns[field.name])
+        else:
+            arrays.append(pa.repeat(pa.scalar(key.get(field.name), field.type), len(rows)))
+    return pa.Table.from_arrays(arrays, schema=arrow_schema(SAMPLE_SCORES))
+
+
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Concatenate tables of sample scores, none included."""
+    return pa.concat_tables([arrow_schema(SAMPLE_SCORES).empty_table(), *parts]).combine_chunks()

@@ -1,0 +1,145 @@
+"""Train the demo model from nothing: `python -m layercache.demo.train --out DIR [--steps N | --quick]`.
+
+Writes DIR/early, DIR/middle and DIR/final, each a complete Hugging Face folder, and DIR/training.json with the losses.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from layercache.demo.corpus import documents
+from layercache.demo.packing import Batch, batches, encode, pack
+from layercache.demo.tokenizer import CONTEXT, VOCABULARY, demo_tokenizer
+
+ROWS, WIDTH = 16, 128
+STEPS = 5280
+QUICK_STEPS = 50
+CHECKPOINTS = {"early": 0.15, "middle": 0.45}
+MUON_LR, ADAM_LR = 0.015, 3e-3
+DECAY = 0.6
+LOG_EVERY = 50
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The model before training."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings, head and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or ".layers." not in n]
+    return [
+        torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
+
+def pace(step: int, steps: int) -> float:
+    """The share of the full learning rate: a short warm-up, flat, then straight down over the last part."""
+    return min(1.0, (step + 1) / 50, (steps - step) / (DECAY * steps))
+
+
+def loss_of(model: Any, batch: Batch) -> torch.Tensor:
+    """The weighted loss of a batch."""
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model.model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        logits = model.lm_head(states)
+    losses = functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), reduction="none")
+    weights = batch.weights.flatten()
+    loss: torch.Tensor = (losses * weights).sum() / weights.sum()
+    return loss
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """A folder that plain `from_pretrained` reads: float16 on disk to be small, float32 when loaded to be exact."""
+    half = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=half)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def training_batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+    """The training text, again from the start under another seed should the steps outlast it."""
+    seed = 0
+    while True:
+        yield from batches(pack(encode(tokenizer, documents(seed)), WIDTH), ROWS, WIDTH)
+        seed += 1
+
+
+def train(out: Path, steps: int) -> list[dict[str, float]]:
+    """Train for a number of steps and write everything; the losses by step are returned."""
+    torch.manual_seed(0)
+    tokenizer = demo_tokenizer()
+    model = new_model(tokenizer)
+    compiled = torch.compile(loss_of, dynamic=False)
+    updates = optimizers(model)
+    rates = [[group["lr"] for group in update.param_groups] for update in updates]
+    saves = {round(share * steps): name for name, share in CHECKPOINTS.items()} | {steps: "final"}
+    log: list[dict[str, float]] = []
+    begin, recent = time.perf_counter(), 0.0
+    for step, batch in zip(range(steps), training_batches(tokenizer), strict=False):
+        for update, lrs in zip(updates, rates, strict=True):
+            for group, lr in zip(update.param_groups, lrs, strict=True):
+                group["lr"] = lr * pace(step, steps)
+        loss = compiled(model, batch)
+        torch.autograd.backward(loss)
+        for update in updates:
+            update.step()
+            update.zero_grad()
+        recent += loss.item() / LOG_EVERY
+        if (step + 1) % LOG_EVERY == 0:
+            log.append({"step": step + 1, "loss": round(recent, 4)})
+            took = time.perf_counter() - begin
+            print(f"step {step + 1}/{steps}  loss {recent:.3f}  {took / (step + 1) * 1000:.0f} ms a step", flush=True)
+            recent = 0.0
+        if step + 1 in saves:
+            save(model, tokenizer, out / saves[step + 1])
+    summary = {"steps": steps, "tokens_a_step": ROWS * WIDTH, "seconds": round(time.perf_counter() - begin)}
+    (out / "training.json").write_text(json.dumps(summary | {"losses": log}, indent=1) + "\n")
+    return log
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps, to see that it runs")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train(arguments.out, QUICK_STEPS if arguments.quick else arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Finds a model's files and reads what can be known without loading its weights.
+
+A model is a folder, a name on the Hugging Face hub (its files are fetched into the hub's own cache, or
+taken from there when the network is not), or a demo model. Only safetensors weights are read: a pickle
+can run code.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, PreTrainedConfig
+
+from layercache.errors import ModelError
+
+_FETCH = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_HEAD_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files, found and listed; no weight is read yet.
+
+    Attributes:
+        name: what the model is called in the store.
+        raw_config: `config.json` as it stands in the file.
+        weights: the safetensors files, sorted by name.
+        tensors: name of every tensor → its dtype in safetensors' words (`F32`, `BF16`).
+        remote_code: the user allowed code that comes with the model.
+    """
+
+    name: str
+    folder: Path
+    config: PreTrainedConfig
+    raw_config: dict[str, Any]
+    weights: tuple[Path, ...]
+    tensors: dict[str, str]
+    remote_code: bool
+
+    @property
+    def architecture(self) -> str:
+        """The class that wrote the checkpoint, or an empty text."""
+        return str((self.raw_config.get("architectures") or [""])[0])
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the checkpoint says it comes with a language-model head."""
+        if self.architecture:
+            return self.architecture.endswith(_HEAD_ENDINGS)
+        return any(name.startswith(("lm_head.", "embed_out.", "cls.predictions.")) for name in self.tensors)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the head predicts masked tokens (BERT) rather than the next one."""
+        return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
+
+
+def find(model: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
+    """Find a model's files and read its configuration.
+
+    Args:
+        model: a folder, a hub name, or `demo`, `demo:early`, `demo:middle`.
+        revision: branch, tag or commit of a hub model.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        ModelError: nothing there, no configuration, no safetensors weights, or weights that are cut off.
+    """
+    name, folder = _locate(model, revision, trust_remote_code)
+    raw = _raw_config(folder)
+    weights = _weight_files(folder)
+    tensors: dict[str, str] = {}
+    for path in weights:
+        tensors |= _tensors(path)
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"model {model}: {remote_code_hint(error)}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"model {model} is an encoder-decoder: layercache reads models that are one stack of blocks")
+    return Checkpoint(name, folder, config, raw, weights, tensors, trust_remote_code)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' notes and progress bars for a while; errors still arrive as exceptions."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's first line that says something, shortened; its kind when it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".:") if lines else type(error).__name__
+
+
+def remote_code_hint(error: BaseException) -> str:
+    """Say what a failed load needs, in one line."""
+    if "trust_remote_code" in str(error):
+        return "it needs code that comes with it; pass --trust-remote-code if you trust its author"
+    return first_line(error)
+
+
+def _locate(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Path]:
+    if model == "demo" or model.startswith("demo:"):
+        return model.replace(":", "-"), _demo(model)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path
+    if path.exists():
+        raise ModelError(f"model {model} is a file; give the folder that holds config.json and the weights")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ModelError(f"model {model}: there is no such folder")
+    return model.rpartition("/")[2], _fetch(model, revision, trust_remote_code)
+
+
+def _demo(model: str) -> Path:
+    from layercache import demo
+
+    try:
+        return demo.model_path(model)
+    except KeyError as error:
+        raise ModelError(str(error.args[0])) from error
+
+
+def _fetch(model: str, revision: str | None, trust_remote_code: bool) -> Path:
+    """Fetch a hub model into the hub's cache; without a network, take what the cache has."""
+    from huggingface_hub import errors
+
+    patterns = [*_FETCH, "*.py"] if trust_remote_code else _FETCH
+    try:
+        found = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise ModelError(
+            f"model {model}: there is no such folder, and no such model on the hub (or it is private)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"model {model} has no revision {revision}") from error
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"model {model} is gated: accept its terms on the hub and log in with `hf auth login`"
+        ) from error
+    except Exception as error:
+        # Every kind of broken network ends here, and transports raise exceptions of their own.
+        raise ModelError(
+            f"model {model}: there is no such folder, it is not in the hub's cache and the hub cannot be reached"
+        ) from error
+    return Path(found)
+
+
+def _raw_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"model {folder} has no config.json: give the folder that `save_pretrained` wrote")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {folder}: config.json cannot be read: {first_line(error)}") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"model {folder}: config.json is not a table")
+    return raw
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """List the files of the weights: those the index names where there is one, else the one or all there are."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"model {folder}: {index.name} cannot be read: {first_line(error)}") from error
+        lost = [name for name in names if not (folder / name).is_file()]
+        if lost:
+            raise ModelError(f"model {folder} lacks {lost[0]} ({len(lost)} of {len(names)} weight files are not there)")
+        return tuple(folder / name for name in names)
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return (single,)
+    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+        raise ModelError(
+            f"model {folder} has weights only in a format that can run code: convert them to safetensors"
+            " (load where you trust them, then `model.save_pretrained(folder)`)"
+        )
+    raise ModelError(f"model {folder} has no weights: model.safetensors is not there")
+
+
+def _tensors(path: Path) -> dict[str, str]:
+    """Read a safetensors file's header, and check that the file is as long as it says."""
+    problem = f"model weights {path} are broken or cut off: fetch them again"
+    try:
+        with path.open("rb") as file:
+            size = struct.unpack("<Q", file.read(8))[0]
+            if size > path.stat().st_size:
+                raise ModelError(problem)
+            header = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if 8 + size + end != path.stat().st_size:
+            raise ModelError(problem)
+        return {name: str(entry["dtype"]) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(problem) from error

@@ -1,0 +1,273 @@
+"""The logit lens: what every layer's state would predict, compared with what the model predicts in the end.
+
+The states at the positions asked for are kept until the last layer has run, because every number of
+`to_final` needs the final distribution. Logits are made and reduced in chunks; (layers × positions ×
+vocabulary) never exists at once.
+
+With z the logits of a layer, p = softmax(z), f the final layer's p, all in nats:
+
+    logsumexp = log Σ exp z        entropy = -Σ p log p        target_rank = |{v : z_v > z_target}|
+    kl_to_final = KL(p ‖ f) = Σ p (log p - log f)
+    js_to_final = ½ KL(p ‖ m) + ½ KL(f ‖ m), m = (p + f) / 2    (= H(m) - ½ H(p) - ½ H(f))
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from layercache.extract.batching import Batch
+from layercache.extract.forward import RESID
+from layercache.extract.pooling import token_position
+from layercache.extract.tokenize import Sample
+from layercache.extract.unembed import Unembedding
+from layercache.extract.words import Words
+from layercache.outputs import Lens
+
+_CHUNK_ELEMENTS = 1 << 24
+_STATISTICS_ELEMENTS = 1 << 19
+"""Logits whose statistics are taken together; small enough to stay in a CPU's cache."""
+_BLOCK = 128
+
+
+@dataclass
+class Reading:
+    """What the lens says of some states, one row each, on the host.
+
+    Attributes:
+        entropy, logsumexp, kl_to_final, js_to_final: float32 [n], nats.
+        top_ids, top_logprobs: [n, k], best first.
+        target_logprob, target_rank: [n]; meaningless where there is no target.
+        agrees: bool [n], the most probable token is the final layer's.
+    """
+
+    entropy: np.ndarray
+    logsumexp: np.ndarray
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+    target_logprob: np.ndarray
+    target_rank: np.ndarray
+    kl_to_final: np.ndarray
+    js_to_final: np.ndarray
+    agrees: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A position of a sample of the batch that the lens reads."""
+
+    lens: Lens
+    row: int
+    position: int
+    target: int | None
+
+
+class LensReducer:
+    """Reads the lens at chosen positions into the table `lens`.
+
+    Args:
+        layers: output → the layers wanted, of 0…L.
+        final_layer: L; its state is always needed, stored or not.
+        unembedding: the model's tail.
+        words: token ids as text.
+    """
+
+    table = "lens"
+
+    def __init__(self, layers: dict[Lens, list[int]], final_layer: int, unembedding: Unembedding, words: Words) -> None:
+        self.layers = layers
+        self.final_layer = final_layer
+        self.unembedding = unembedding
+        self.words = words
+        wanted = {layer for numbers in layers.values() for layer in numbers} | {final_layer}
+        self.wants = frozenset((RESID, layer) for layer in wanted)
+        self._places: list[_Place] = []
+        self._states: dict[int, torch.Tensor] = {}
+
+    def start(self, batch: Batch) -> None:
+        """Find the positions to read, and the token that follows each."""
+        self._places = [
+            _Place(lens, row, position, following(sample, position))
+            for lens in self.layers
+            for row, sample in enumerate(batch.samples)
+            if (position := token_position(sample, lens.position)) is not None
+        ]
+        device = batch.starts.device
+        self._rows = torch.tensor([place.row for place in self._places], dtype=torch.int64, device=device)
+        columns = torch.tensor([place.position for place in self._places], dtype=torch.int64, device=device)
+        self._columns = columns + batch.starts[self._rows]
+        self._states = {}
+
+    def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
+        """Keep a copy of the state at the positions read."""
+        self._states[layer] = hidden[self._rows, self._columns].float()
+
+    def finish(self, batch: Batch) -> dict[str, Any]:
+        """Unembed every layer's states and return the rows."""
+        layers = sorted({layer for numbers in self.layers.values() for layer in numbers})
+        targets = [place.target for place in self._places]
+        device = batch.starts.device
+        follow = torch.tensor([t if t is not None else 0 for t in targets], dtype=torch.int64, device=device)
+        states = torch.stack([self._states[layer] for layer in layers])
+        top_k = max(lens.top_k for lens in self.layers)
+        reading = read(self.unembedding, states, self._states[self.final_layer], follow, top_k)
+        self._states = {}
+        keep = np.array([[layer in self.layers[place.lens] for place in self._places] for layer in layers], dtype=bool)
+        return self._columns_of(reading, keep.reshape(len(layers), len(self._places)), layers, batch)
+
+    def _columns_of(self, reading: Reading, keep: np.ndarray, layers: list[int], batch: Batch) -> dict[str, Any]:
+        n, places = keep.shape
+        layer = np.repeat(np.array(layers, dtype=np.int32), places)[keep.reshape(-1)]
+        place = np.tile(np.arange(places), n)[keep.reshape(-1)]
+        flat = keep.reshape(-1)
+        take = pa.array(place)
+        targets = pa.array([one.target for one in self._places], pa.int32()).take(take)
+        missing = targets.is_null()
+        ks = np.array([one.lens.top_k for one in self._places], dtype=np.int64)[place]
+        ids, logprobs = _ragged(reading.top_ids[flat], ks), _ragged(reading.top_logprobs[flat], ks)
+        return {
+            "sample_id": pa.array([batch.samples[one.row].id for one in self._places], pa.string()).take(take),
+            "output": pa.array([str(one.lens) for one in self._places], pa.string()).take(take),
+            "layer": layer,
+            "position": pa.array([one.position for one in self._places], pa.int32()).take(take),
+            "position_name": pa.array([str(one.lens.position) for one in self._places], pa.string()).take(take),
+            "entropy": reading.entropy[flat],
+            "logsumexp": reading.logsumexp[flat],
+            "top_ids": ids,
+            "top_tokens": pa.ListArray.from_arrays(ids.offsets, self.words.texts(ids.values.to_numpy())),
+            "top_logprobs": logprobs,
+            "target_id": targets,
+            "target_logprob": pa.array(reading.target_logprob[flat], mask=missing.to_numpy(zero_copy_only=False)),
+            "target_rank": pa.array(reading.target_rank[flat], mask=missing.to_numpy(zero_copy_only=False)),
+            "kl_to_final": reading.kl_to_final[flat],
+            "js_to_final": reading.js_to_final[flat],
+            "agrees_with_final": reading.agrees[flat],
+        }
+
+
+def following(sample: Sample, position: int) -> int | None:
+    """Return the token the lens follows at a position: the prompt's own next one, or the declared target."""
+    return int(sample.tokens[position + 1]) if position + 1 < len(sample) else sample.target
+
+
+def read(
+    unembedding: Unembedding, states: torch.Tensor, final: torch.Tensor, targets: torch.Tensor, top_k: int
+) -> Reading:
+    """Read the lens at every layer of some positions.
+
+    Args:
+        states: float32 [layers, n, d], before the final norm.
+        final: float32 [n, d], the state of layer L.
+        targets: int64 [n], any valid id where there is no target.
+
+    Returns:
+        Rows in the order layer, then position.
+    """
+    layers, n, width = states.shape
+    step = max(1, _CHUNK_ELEMENTS // max(_vocabulary(unembedding, final), 1))
+    per_layer: list[list[_Statistics]] = [[] for _ in range(layers)]
+    for start in range(0, n, step):
+        stop = min(n, start + step)
+        reference = _Final(unembedding(final[start:stop]))
+        # As many layers at once as fit: one tall product reads the unembedding once.
+        group = max(1, step // (stop - start))
+        for first in range(0, layers, group):
+            part = states[first : first + group, start:stop]
+            logits = unembedding(part.reshape(-1, width)).view(len(part), stop - start, -1)
+            for offset in range(len(part)):
+                here = _statistics(logits[offset], reference, targets[start:stop], top_k)
+                per_layer[first + offset].append(here)
+    flat = [piece for pieces in per_layer for piece in pieces]
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*flat, strict=True)]
+    return Reading(*columns)
+
+
+def _vocabulary(unembedding: Unembedding, final: torch.Tensor) -> int:
+    return int(unembedding(final[:1]).shape[-1]) if len(final) else 1
+
+
+class _Final:
+    """The final layer's distributions of some positions: log-probabilities, entropy and best token."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logp = torch.log_softmax(logits, dim=-1)
+        self.p = self.logp.exp()
+        self.entropy = -_dot(self.p, self.logp)
+        self.best = logits.argmax(dim=-1)
+
+
+_Statistics = tuple[torch.Tensor, ...]
+
+
+def _statistics(logits: torch.Tensor, final: _Final, targets: torch.Tensor, top_k: int) -> _Statistics:
+    """Return the fields of `Reading` for logits [n, V], in chunks of rows."""
+    step = max(1, _STATISTICS_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    pieces = []
+    for start in range(0, len(logits), step):
+        rows = slice(start, start + step)
+        pieces.append(_rows_statistics(logits[rows], final, rows, targets[rows], top_k))
+    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
+
+
+def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch.Tensor, top_k: int) -> _Statistics:
+    top, top_ids = _top(z, min(top_k, z.shape[1]))
+    best = top[:, :1]
+    target = z.gather(1, targets[:, None])
+    rank = (z > target).sum(dim=1, dtype=torch.int32)
+    shifted = z - best
+    p = shifted.exp()
+    total = p.sum(dim=1, keepdim=True)
+    log_total = total.log()
+    p /= total
+    # Σ p log p = Σ p (z - max) - log Σ exp(z - max)
+    entropy = log_total[:, 0] - _dot(p, shifted)
+    kl = -entropy - _dot(p, final.logp[rows])
+    mixture = torch.special.entr((p + final.p[rows]).mul_(0.5)).sum(dim=1)
+    js = mixture - 0.5 * (entropy + final.entropy[rows])
+    logsumexp = best + log_total
+    return (
+        entropy,
+        logsumexp[:, 0],
+        top_ids.to(torch.int32),
+        top - logsumexp,
+        (target - logsumexp)[:, 0],
+        rank,
+        kl.clamp_min(0),
+        js.clamp_min(0),
+        top_ids[:, 0] == final.best[rows],
+    )
+
+
+def _top(z: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest of every row, best first.
+
+    The k largest stand in the k blocks of columns with the largest maxima, so only those are searched; on
+    a CPU this is several times faster than `topk` over the vocabulary.
+    """
+    n, columns = z.shape
+    blocks = columns // _BLOCK
+    if z.device.type != "cpu" or blocks < 4 * k:
+        return torch.topk(z, k, dim=1)
+    whole = z[:, : blocks * _BLOCK].view(n, blocks, _BLOCK) if z.is_contiguous() else None
+    if whole is None:
+        return torch.topk(z, k, dim=1)
+    chosen = torch.topk(whole.amax(dim=2), k, dim=1).indices
+    places = (chosen[:, :, None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
+    rest = torch.arange(blocks * _BLOCK, columns).expand(n, -1)
+    places = torch.cat([places, rest], dim=1)
+    values, where = torch.topk(z.gather(1, places), k, dim=1)
+    return values, places.gather(1, where)
+
+
+def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the product of every row of `left` with that of `right`, without the array between."""
+    return torch.bmm(left[:, None, :], right[:, :, None])[:, 0, 0]
+
+
+def _ragged(values: np.ndarray, sizes: np.ndarray) -> pa.ListArray:
+    """Make lists of the first `sizes[i]` columns of every row."""
+    sizes = np.minimum(sizes, values.shape[1])
+    kept = values[np.arange(values.shape[1]) < sizes[:, None]]
+    return pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32), kept)

@@ -1,0 +1,207 @@
+"""Loads a model: first its skeleton, which costs nothing and says what there is to capture, then its weights.
+
+The skeleton is the same class on torch's `meta` device. A run whose every number is in the store already
+never goes further than that.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from layercache.errors import ModelError
+from layercache.extract import structure
+from layercache.extract.checkpoint import Checkpoint, first_line, quiet, remote_code_hint
+from layercache.extract.structure import Structure
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_SANE_LENGTH = 10_000_000
+"""A tokenizer without a limit says 1e30."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is going to be run, known before its weights are read.
+
+    Attributes:
+        structure: of the skeleton; its modules hold no numbers.
+        attention: the kernel, `eager` or `sdpa`.
+        context: tokens the model can see; None when nothing limits it.
+        position_offset: what the model adds to a token's position (RoBERTa counts from its padding id + 1).
+    """
+
+    checkpoint: Checkpoint
+    structure: Structure
+    with_head: bool
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+    context: int | None
+    position_offset: int
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype in a recipe's words: `float32`."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on its device, in evaluation mode, and its parts."""
+
+    plan: Plan
+    module: nn.Module
+    structure: Structure
+
+
+def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
+    """Decide how a model is run and find its parts, without its weights.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. `auto` is the first GPU, else the CPU.
+        dtype: `auto` is the checkpoint's on a GPU and float32 on a CPU.
+        attn: `auto`, `eager`, `sdpa`. `auto` is what transformers chooses.
+
+    Raises:
+        ModelError: the device is not there, the kernel does not fit, or the model has no stack of blocks.
+    """
+    place = _device(device)
+    chosen = _dtype(checkpoint, place, dtype)
+    with quiet(), torch.device("meta"):
+        try:
+            skeleton = _auto(checkpoint).from_config(
+                checkpoint.config, dtype=chosen, trust_remote_code=checkpoint.remote_code, **_attention(attn)
+            )
+        except Exception as error:
+            raise ModelError(f"model {checkpoint.name}: {remote_code_hint(error)}") from error
+    found = structure.analyse(skeleton, checkpoint.config)
+    offset = _position_offset(found.base)
+    return Plan(
+        checkpoint=checkpoint,
+        structure=found,
+        with_head=checkpoint.has_head,
+        device=place,
+        dtype=chosen,
+        attention=str(getattr(skeleton.config, "_attn_implementation", None) or "eager"),
+        context=_context(checkpoint.config, offset),
+        position_offset=offset,
+    )
+
+
+def load(plan: Plan) -> Model:
+    """Read a model's weights.
+
+    Raises:
+        ModelError: they cannot be read, do not fit the model, or parts of the model are not among them (a
+            head that is missing would be random numbers, and is refused).
+    """
+    checkpoint = plan.checkpoint
+    placement = {} if plan.device.type == "cpu" else {"device_map": {"": plan.device}}
+    with quiet():
+        try:
+            module, info = _auto(checkpoint).from_pretrained(
+                checkpoint.folder,
+                config=checkpoint.config,
+                dtype=plan.dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=checkpoint.remote_code,
+                output_loading_info=True,
+                **_attention(plan.attention),
+                **placement,
+            )
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"model {checkpoint.name} does not fit in the memory of {plan.device}") from error
+        except Exception as error:
+            raise ModelError(f"model {checkpoint.name}: {remote_code_hint(error)}") from error
+    _refuse_missing(checkpoint, module, set(info["missing_keys"]))
+    module.eval().requires_grad_(False)
+    return Model(plan, module, structure.analyse(module, module.config))
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Read a model's tokenizer.
+
+    Raises:
+        ModelError: it is not there, is broken, or cannot say which characters a token stands for.
+    """
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.folder, trust_remote_code=checkpoint.remote_code, local_files_only=True
+            )
+        except Exception as error:
+            raise ModelError(f"model {checkpoint.name}: its tokenizer cannot be read: {first_line(error)}") from error
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.vocab_size == 0:
+        raise ModelError(f"model {checkpoint.name}: it has no fast tokenizer (tokenizer.json), which spans need")
+    return tokenizer
+
+
+def context_length(plan: Plan, tokenizer: Any) -> int | None:
+    """Return how many tokens a prompt may have: the model's limit, or the tokenizer's when that is lower."""
+    limits = [n for n in (plan.context, tokenizer.model_max_length) if n is not None and 0 < n < _SANE_LENGTH]
+    return int(min(limits)) if limits else None
+
+
+def _auto(checkpoint: Checkpoint) -> Any:
+    if not checkpoint.has_head:
+        return AutoModel
+    return AutoModelForMaskedLM if checkpoint.masked else AutoModelForCausalLM
+
+
+def _attention(attn: str) -> dict[str, str]:
+    return {} if attn == "auto" else {"attn_implementation": attn}
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} is not there: use cpu, or leave it at auto") from error
+    return torch.device("cuda:0") if device == "cuda" else place
+
+
+def _dtype(checkpoint: Checkpoint, device: torch.device, dtype: str) -> torch.dtype:
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    if device.type == "cpu":
+        return torch.float32
+    # The files say what the weights are; a configuration may have been copied from elsewhere.
+    kinds = [_DTYPES[kind] for kind in checkpoint.tensors.values() if kind in _DTYPES]
+    return max(set(kinds), key=kinds.count) if kinds else torch.float32
+
+
+def _position_offset(base: nn.Module) -> int:
+    """Return what must be added to positions counted from 0: RoBERTa's table starts after its padding id."""
+    for name, module in base.named_modules():
+        if "position" in name and type(module) is nn.Embedding and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
+
+
+def _context(config: Any, offset: int) -> int | None:
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx"):
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value - offset
+    return None
+
+
+def _refuse_missing(checkpoint: Checkpoint, module: nn.Module, missing: set[str]) -> None:
+    """Refuse weights that lack something; a pooler is never run, so it may be missing."""
+    lost = sorted(name for name in missing if "pooler" not in name)
+    if not lost:
+        return
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    if checkpoint.has_head and not any(name.startswith(prefix) for name in lost):
+        raise ModelError(
+            f"model {checkpoint.name}: its weights have no language-model head ({lost[0]} is missing), which would be"
+            " random numbers: use --lens none with the model saved without its head"
+        )
+    raise ModelError(f"model {checkpoint.name}: its weights lack {lost[0]} and {len(lost) - 1} more: fetch them again")

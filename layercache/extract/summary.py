@@ -1,0 +1,72 @@
+"""What an extraction did, or would do."""
+
+from dataclasses import dataclass, field
+
+from layercache.extract.estimate import size_text
+
+
+@dataclass
+class Summary:
+    """What one extraction did; with `dry_run`, what it would do.
+
+    Attributes:
+        run: the run's id in the store; empty in a dry run of a run that is not there yet.
+        rows: rows of the data set.
+        samples: distinct prompts.
+        cached: samples for which nothing was missing.
+        new_samples: samples of which the run held nothing before.
+        forward_passes: samples put through the model.
+        batches, tokens, padded_tokens: of those passes; in a dry run `tokens` are those to run.
+        bytes: what was added to the store, rows files left out.
+        absent: output → samples that have no row of it, by reason.
+        estimate: table → bytes it would take; only what is missing counts.
+        free_bytes: space left where the store is.
+    """
+
+    run: str
+    model: str
+    data: str
+    rows: int = 0
+    samples: int = 0
+    cached: int = 0
+    new_samples: int = 0
+    forward_passes: int = 0
+    batches: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    absent: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    estimate: dict[str, int] = field(default_factory=dict)
+    free_bytes: int = 0
+
+    def __str__(self) -> str:
+        opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples"
+        lines = [f"{opening}, {self.cached:,} of them complete in the store already"]
+        lines += self._planned() if self.dry_run else self._done()
+        lines += [
+            f"  {output}: {count:,} samples have none ({reason})"
+            for output, reasons in self.absent.items()
+            for reason, count in reasons.items()
+        ]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _done(self) -> list[str]:
+        if not self.forward_passes:
+            return [f"  nothing to do: no forward pass, run {self.run}"]
+        padding = self.padded_tokens / max(self.tokens, 1) - 1
+        return [
+            f"  {self.forward_passes:,} forward passes ({self.new_samples:,} new samples), {self.tokens:,} tokens"
+            f" in {self.batches:,} batches ({padding:.0%} padding), {self.seconds:,.1f} s",
+            f"  {size_text(self.bytes)} added to run {self.run}",
+        ]
+
+    def _planned(self) -> list[str]:
+        sizes = ", ".join(f"{table} {size_text(size)}" for table, size in self.estimate.items() if size)
+        total = sum(self.estimate.values())
+        return [
+            f"  would run {self.forward_passes:,} samples, {self.tokens:,} tokens",
+            f"  would add about {size_text(total)} ({sizes or 'nothing'}); {size_text(self.free_bytes)} are free",
+        ]

@@ -1,0 +1,222 @@
+"""From prompts to samples: token ids, where every span lies among them, and which are special.
+
+A token belongs to a span when it overlaps it by at least one character. Positions count real tokens from
+0, whatever padding a batch adds later.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from layercache.dataset import Prompt
+from layercache.errors import DataError, ModelError
+from layercache.extract.chat import Rendered, render
+from layercache.outputs import WHOLE_PROMPT
+from layercache.store.layout import canonical_json
+
+_CHUNK = 1000
+EMPTY, TRUNCATED = "empty span", "truncated"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One distinct prompt as the model sees it.
+
+    Attributes:
+        text: the text that was tokenised, chat template included.
+        tokens: int32 [n].
+        special: bool [n], tokens that the tokenizer added or marks as special.
+        spans: name → token positions [start, end).
+        absent: span without tokens → why.
+        target: token id that the lens follows at the last position.
+        n_truncated: tokens cut off to fit the context.
+    """
+
+    id: str
+    text: str
+    tokens: np.ndarray = field(repr=False)
+    special: np.ndarray = field(repr=False)
+    spans: dict[str, tuple[int, int]]
+    absent: dict[str, str]
+    target: int | None
+    n_truncated: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A data set's samples.
+
+    Attributes:
+        distinct: sample id → sample, in the order of the first row that has it.
+        of_row: every row's sample id; None for a row whose prompt has no token at all.
+    """
+
+    distinct: dict[str, Sample]
+    of_row: list[str | None]
+
+
+def tokenize(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool, context: int | None, truncate: bool) -> Samples:
+    """Turn prompts into samples; equal ones become one.
+
+    Args:
+        context: tokens the model can see; None for no limit.
+        truncate: cut longer prompts, on the tokenizer's own truncation side, instead of refusing them.
+
+    Raises:
+        DataError: a prompt is longer than the context; names the row (from 1) and its tokens.
+        ModelError: the tokenizer has no chat template, or one that does not carry the text through.
+    """
+    if chat and not tokenizer.chat_template:
+        raise ModelError("the tokenizer has no chat template: leave out --chat, or use the instruction-tuned model")
+    distinct: dict[str, Sample] = {}
+    of_row: list[str | None] = []
+    marked = special_ids(tokenizer)
+    for start in range(0, len(prompts), _CHUNK):
+        chunk = prompts[start : start + _CHUNK]
+        rendered = render(chunk, tokenizer, first_row=start) if chat else [Rendered.plain(prompt) for prompt in chunk]
+        encoded = _encode(tokenizer, [one.text for one in rendered], chat=chat)
+        targets = _targets(tokenizer, rendered, chunk, encoded, chat=chat)
+        for offset, (prompt, one, tokens, target) in enumerate(zip(chunk, rendered, encoded, targets, strict=True)):
+            if context is not None and len(tokens.ids) > context:
+                if not truncate:
+                    raise DataError(
+                        f"row {start + offset + 1} has {len(tokens.ids):,} tokens and the model sees {context:,}:"
+                        " use --truncate to cut such prompts, or shorten them"
+                    )
+                tokens = _truncate(tokenizer, one.text, tokens, context, chat=chat)
+            sample = _sample(prompt, one, tokens, target, marked)
+            if sample is not None:
+                distinct.setdefault(sample.id, sample)
+            of_row.append(None if sample is None else sample.id)
+    return Samples(distinct, of_row)
+
+
+def sample_id(tokens: Sequence[int], spans: dict[str, tuple[int, int]], target: int | None) -> str:
+    """Return the first 24 hex digits of the sha256 of a sample's tokens, spans and target."""
+    value = {
+        "tokens": [int(token) for token in tokens],
+        "spans": sorted([name, int(start), int(end)] for name, (start, end) in spans.items()),
+        "target": target,
+    }
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:24]
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids that a tokenizer marks as special, added ones included."""
+    added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset([*tokenizer.all_special_ids, *added])
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """ids int [n], character offsets int [n, 2], and which tokens the tokenizer added, bool [n]."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    added: np.ndarray
+    n_truncated: int = 0
+
+
+def _encode(tokenizer: Any, texts: list[str], *, chat: bool, max_length: int | None = None) -> list[_Encoded]:
+    """Tokenise texts. A chat template brings its own special tokens, so none are added to it."""
+    out = tokenizer(
+        texts,
+        add_special_tokens=not chat,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        padding=False,
+        truncation=max_length is not None,
+        max_length=max_length,
+        verbose=False,
+    )
+    found = []
+    for ids, offsets, added in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], strict=True):
+        one = _Encoded(
+            np.asarray(ids, dtype=np.int32),
+            np.asarray(offsets, dtype=np.int64).reshape(-1, 2),
+            np.asarray(added, dtype=bool),
+        )
+        found.append(_without_double_bos(one, tokenizer.bos_token_id))
+    return found
+
+
+def _without_double_bos(one: _Encoded, bos: int | None) -> _Encoded:
+    """Drop the BOS that the tokenizer added where the text already begins with one."""
+    if bos is None or len(one.ids) < 2 or not (one.ids[0] == one.ids[1] == bos) or not one.added[0]:
+        return one
+    return _Encoded(one.ids[1:], one.offsets[1:], one.added[1:], one.n_truncated)
+
+
+def _truncate(tokenizer: Any, text: str, full: _Encoded, context: int, *, chat: bool) -> _Encoded:
+    cut = _encode(tokenizer, [text], chat=chat, max_length=context)[0]
+    return _Encoded(cut.ids, cut.offsets, cut.added, len(full.ids) - len(cut.ids))
+
+
+def _sample(
+    prompt: Prompt, one: Rendered, tokens: _Encoded, target: int | None, marked: frozenset[int]
+) -> Sample | None:
+    """Place the spans among the tokens; None when there is no token to run."""
+    n = len(tokens.ids)
+    if n == 0:
+        return None
+    special = tokens.added | np.isin(tokens.ids, list(marked))
+    spans: dict[str, tuple[int, int]] = {}
+    absent = dict.fromkeys(prompt.absent, EMPTY)
+    for name, (start, end) in {**one.spans, WHOLE_PROMPT: one.whole}.items():
+        inside = (tokens.offsets[:, 0] < end) & (tokens.offsets[:, 1] > start)
+        if name == WHOLE_PROMPT:
+            inside &= ~special
+        where = np.flatnonzero(inside)
+        if len(where):
+            spans[name] = (int(where[0]), int(where[-1]) + 1)
+        else:
+            absent[name] = TRUNCATED if tokens.n_truncated and end > start else EMPTY
+    return Sample(
+        id=sample_id(tokens.ids.tolist(), spans, target),
+        text=one.text,
+        tokens=tokens.ids,
+        special=special,
+        spans=spans,
+        absent=absent,
+        target=target,
+        n_truncated=tokens.n_truncated,
+    )
+
+
+def _targets(
+    tokenizer: Any, rendered: list[Rendered], prompts: Sequence[Prompt], encoded: list[_Encoded], *, chat: bool
+) -> list[int | None]:
+    """Find the first token of every target, as it would follow its prompt.
+
+    The prompt and the target are tokenised together, joined by a space unless one of them brings its own
+    white space or the chat template ended the prompt. Where that leaves the prompt's tokens as they were,
+    the next token is taken; where the two grow together (`Answer: ` + `yes`), the first token of the
+    target tokenised alone.
+    """
+    wanted = [i for i, prompt in enumerate(prompts) if prompt.target]
+    if not wanted:
+        return [None] * len(prompts)
+    joined, alone = [], []
+    for i in wanted:
+        text, target = rendered[i].text, str(prompts[i].target)
+        space = "" if chat or not text or text[-1].isspace() or target[0].isspace() else " "
+        joined.append(text + space + target)
+        alone.append(target.strip() or target)
+    together = _encode(tokenizer, joined, chat=chat)
+    single = tokenizer(alone, add_special_tokens=False, verbose=False)["input_ids"]
+    found: list[int | None] = [None] * len(prompts)
+    for i, both, target_ids in zip(wanted, together, single, strict=True):
+        n = len(encoded[i].ids)
+        if len(both.ids) > n and not both.added[n] and np.array_equal(both.ids[:n], encoded[i].ids):
+            found[i] = int(both.ids[n])
+        else:
+            found[i] = int(target_ids[0]) if target_ids else None
+    return found

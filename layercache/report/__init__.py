@@ -1,0 +1,146 @@
+"""The report: one self-contained HTML page, and its charts as files. No network, no torch.
+
+build(store, Path("report.html"), ReportSpec())     the page
+plot(store, "probe", Path("probe.svg"))             one chart
+write_charts(store, Path("charts"))                 every chart, and the numbers as CSV
+"""
+
+import difflib
+import json
+import os
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from layercache.errors import AnalysisError, LayercacheError
+from layercache.recipe import ReportSpec
+from layercache.report import figures, frames, overview, page, sections, theme
+from layercache.store.reader import Store
+
+__all__ = ["PLOTS", "SUFFIXES", "build", "plot", "write_charts"]
+
+PLOTS: dict[str, str] = {name: plot.doc for name, plot in figures.PLOTS.items()}
+"""Every chart that `plot` draws, and what it shows."""
+SUFFIXES = (".svg", ".png", ".html", ".json")
+
+
+def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -> Path:
+    """Write the report as one HTML file that needs nothing else; the file appears whole or not at all.
+
+    Args:
+        store: an open store.
+        out: the file; its folder must be there.
+        spec: how many samples and tokens are shown.
+        title: wins over the one of `spec`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        AnalysisError: the store is empty or nothing in it has been analysed.
+        LayercacheError: the file cannot be written.
+    """
+    _check_folder(out)
+    numbers = _numbers(store)
+    parts = [
+        overview.overview(store),
+        sections.probe_section(store, numbers),
+        sections.entropy_section(store, numbers),
+        *([sections.samples_section(store, spec.samples, spec.tokens)] if spec.samples else []),
+        overview.questions(store),
+        overview.reproduction(store, out),
+    ]
+    _write(out, page.render(title or spec.title or "layercache report", parts).encode())
+    return out
+
+
+def plot(store: Store, name: str, out: Path) -> Path:
+    """Draw one chart of `PLOTS` into a file: SVG, PNG, a page of its own, or the Vega-Lite specification.
+
+    Raises:
+        AnalysisError: no chart is called that, or the store has no numbers for it.
+        LayercacheError: the suffix is not one of `SUFFIXES`, or the file cannot be written.
+    """
+    if name not in figures.PLOTS:
+        close = difflib.get_close_matches(name, figures.PLOTS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(figures.PLOTS)}"
+        raise AnalysisError(f"no plot {name!r}: {hint}")
+    if out.suffix.lower() not in SUFFIXES:
+        raise LayercacheError(f"cannot tell what to write from {out.name!r}: end it in {', '.join(SUFFIXES)}")
+    _check_folder(out)
+    chart = figures.PLOTS[name].draw(store, _numbers(store))
+    if chart is None:
+        raise AnalysisError(
+            f"nothing to plot as {name!r} in {store.path}: run `layercache analyze {figures.PLOTS[name].needs}`"
+        )
+    _write(out, _encoded(chart, out.suffix.lower(), f"layercache: {name}"))
+    return out
+
+
+def write_charts(store: Store, folder: Path) -> list[Path]:
+    """Write every chart there are numbers for as SVG, and the numbers themselves as `results.csv`.
+
+    Returns:
+        The files, in the order of `PLOTS`.
+
+    Raises:
+        AnalysisError: nothing in the store has been analysed.
+        LayercacheError: the folder cannot be written.
+    """
+    _check_folder(folder)
+    numbers = _numbers(store)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise LayercacheError(f"cannot make the folder {folder}: {error.strerror}") from error
+    written = []
+    for name, one in figures.PLOTS.items():
+        chart = one.draw(store, numbers)
+        if chart is not None:
+            written.append(folder / f"{name}.svg")
+            _write(written[-1], _encoded(chart, ".svg", ""))
+    written.append(folder / "results.csv")
+    _write(written[-1], frames.stored(numbers).write_csv().encode())
+    return written
+
+
+def _numbers(store: Store) -> pl.DataFrame:
+    if not store.runs():
+        raise AnalysisError(f"the store {store.path} is empty: run `layercache extract`, then `layercache analyze`")
+    numbers = frames.results(store)
+    if not len(numbers):
+        raise AnalysisError(f"nothing in {store.path} has been analysed: run `layercache analyze probe entropy` first")
+    return numbers
+
+
+def _encoded(chart: alt.TopLevelMixin, suffix: str, title: str) -> bytes:
+    """Return a chart as the bytes of a file."""
+    spec = page.spec(chart, theme.FILE)
+    if suffix == ".svg":
+        return str(vl_convert.vegalite_to_svg(spec)).encode()
+    if suffix == ".png":
+        return bytes(vl_convert.vegalite_to_png(spec, scale=2))
+    if suffix == ".json":
+        return json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return page.render(title, [page.Section("chart", title, [page.Figure(chart, "")])]).encode()
+
+
+def _check_folder(out: Path) -> None:
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise LayercacheError(
+            f"cannot write {out}: there is no folder {out.parent}: make it first, or give another path"
+        )
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Put a file in place at once: readers see the old one or the new one, never a part."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LayercacheError(f"cannot write {out}: {error.strerror}") from error

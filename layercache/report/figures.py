@@ -1,0 +1,151 @@
+"""Every figure of the report, drawn from a store's numbers; `PLOTS` names the ones that can stand alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import altair as alt
+import polars as pl
+
+from layercache.recipe import ReportSpec
+from layercache.report import charts, frames, predictions, sample_charts, samples
+from layercache.report.charts import Look
+from layercache.report.frames import Task
+from layercache.report.measures import BASELINES, measure
+from layercache.report.text import plain
+from layercache.store.reader import Store
+
+Chart: TypeAlias = alt.TopLevelMixin
+
+
+class Plot(NamedTuple):
+    """A chart with a name: what it shows, the analysis it needs, and how it is drawn (None: no numbers for it)."""
+
+    doc: str
+    needs: str
+    draw: Callable[[Store, pl.DataFrame], Chart | None]
+
+
+def look(frame: pl.DataFrame, metric: str) -> Look:
+    """Return what the panels of a figure of one metric share."""
+    return charts.look(_models(frame), frame, measure(metric))
+
+
+def probe(task: Task, metric: str) -> Chart:
+    """Draw one metric of a probed label over layers, a panel a pooling."""
+    scores = task.scores.filter(metric=metric)
+    baselines = task.baselines.filter(metric=metric)
+    order = list(BASELINES.values())
+    baselines = baselines.sort(pl.col("baseline").replace_strict(order, range(len(order)), default=len(order)))
+    style = look(pl.concat([scores, baselines.select(scores.columns)]), metric)
+    return charts.curves(scores, baselines, style, f"{plain(task.label)} ({plain(task.data)})")
+
+
+def held_out(store: Store, task: Task) -> Chart | None:
+    """Draw the predictions of each model's best probe against the truth; None where none are kept."""
+    parts = []
+    for at in task.best().iter_rows(named=True):
+        found = predictions.predictions(store, task, at)
+        name = f"{at['model']}, layer {at['layer']}, {at['panel']}"
+        parts.append(found.with_columns(panel=pl.lit(name), model=pl.lit(at["model"])))
+    found = pl.concat(parts) if parts else pl.DataFrame()
+    if not len(found):
+        return None
+    title = f"{plain(task.label)} ({plain(task.data)})"
+    if found["predicted"].dtype.is_numeric():
+        drawn = [part.gather_every(1 + len(part) // predictions.MAX_POINTS) for part in parts]
+        return sample_charts.scatter(pl.concat(drawn), _models(found), plain(task.label), title)
+    tables = [
+        predictions.counts(part, sample_charts.MAX_CLASSES).with_columns(panel=pl.lit(part["panel"][0]))
+        for part in parts
+        if len(part)
+    ]
+    return sample_charts.confusion(pl.concat(tables), plain(task.label), title)
+
+
+def entropy(data: str, numbers: pl.DataFrame) -> Chart | None:
+    """Draw the lens's entropy over layers, a panel a model and position."""
+    middle, bands = frames.quantile_bands(numbers)
+    if not len(middle):
+        return None
+    ends = pl.concat(
+        [middle.select("layer", "value"), bands.select("layer", value="low"), bands.select("layer", value="high")]
+    )
+    style = look(ends.with_columns(low=None, high=None, model=pl.lit("")), "entropy")
+    return charts.spread(middle, bands, style._replace(models=_models(middle)), f"Lens entropy ({plain(data)})")
+
+
+def lens(data: str, numbers: pl.DataFrame, metric: str, title: str) -> Chart | None:
+    """Draw one of the lens's other numbers over layers, models side by side, a panel a position."""
+    own = numbers.filter(pl.col("metric") == metric, pl.col("layer").is_not_null())
+    if not len(own):
+        return None
+    none = own.head(0).with_columns(baseline=pl.lit(None, pl.String))
+    return charts.curves(own, none, look(own, metric), f"{title} ({plain(data)})")
+
+
+def depth(store: Store, data: str) -> Chart | None:
+    """Draw at which layer the samples' predictions settle."""
+    found = frames.depths(store, data)
+    if not len(found):
+        return None
+    return charts.shares(
+        found, _models(found), "layer from which the top token stays", f"Prediction depth ({plain(data)})"
+    )
+
+
+def tokens(sample: samples.Sample) -> Chart:
+    """Draw a sample's most probable tokens at several layers, a row a model."""
+    return sample_charts.bars(sample.tokens, f"{plain(sample.data)}, row {sample.row}, {plain(sample.position)}")
+
+
+def _probe(store: Store, numbers: pl.DataFrame) -> Chart | None:
+    return _stacked([probe(task, task.metric) for task in frames.tasks(numbers)])
+
+
+def _held_out(store: Store, numbers: pl.DataFrame) -> Chart | None:
+    return _stacked([held_out(store, task) for task in frames.tasks(numbers)])
+
+
+def _entropy(store: Store, numbers: pl.DataFrame) -> Chart | None:
+    return _stacked([entropy(data, own) for data, own in frames.entropies(numbers)])
+
+
+def _lens(metric: str, title: str) -> Callable[[Store, pl.DataFrame], Chart | None]:
+    return lambda store, numbers: _stacked([lens(data, own, metric, title) for data, own in frames.entropies(numbers)])
+
+
+def _depth(store: Store, numbers: pl.DataFrame) -> Chart | None:
+    return _stacked([depth(store, data) for data, _ in frames.entropies(numbers)])
+
+
+def _tokens(store: Store, numbers: pl.DataFrame) -> Chart | None:
+    spec = ReportSpec()
+    return _stacked([tokens(sample) for sample in samples.choose(store, spec.samples, spec.tokens)])
+
+
+PLOTS: dict[str, Plot] = {
+    "probe": Plot("probe scores over layers, with intervals and baselines", "probe", _probe),
+    "predictions": Plot("held-out predictions of the best probes against the truth", "probe", _held_out),
+    "entropy": Plot("entropy of the lens over layers, with quantile bands", "entropy", _entropy),
+    "agreement": Plot(
+        "share of samples whose top token is the last layer's", "entropy", _lens("agrees_with_final", "Agreement")
+    ),
+    "distance": Plot("KL divergence from the last layer", "entropy", _lens("kl_to_final", "Distance")),
+    "target": Plot("log-probability of the target token", "entropy", _lens("target_logprob", "Target")),
+    "depth": Plot("the layer at which predictions settle", "entropy", _depth),
+    "tokens": Plot("the most probable tokens of a few samples, by layer", "entropy", _tokens),
+}
+
+
+def _stacked(parts: list[Chart | None]) -> Chart | None:
+    """Put figures under each other; each keeps its own colours and legends."""
+    drawn = [part for part in parts if part is not None]
+    if len(drawn) < 2:
+        return drawn[0] if drawn else None
+    return alt.vconcat(*drawn, spacing=40).resolve_scale(
+        color="independent", shape="independent", strokeDash="independent"
+    )
+
+
+def _models(frame: pl.DataFrame) -> list[str]:
+    return frame["model"].unique().sort().to_list()

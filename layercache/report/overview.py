@@ -1,0 +1,159 @@
+"""The parts of the page about the store itself: what it holds, how to ask it, how to make it again."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from layercache import queries, resources
+from layercache.report import page
+from layercache.report.frames import model_names
+from layercache.report.page import Section
+from layercache.report.text import count, size
+from layercache.store import recipes
+from layercache.store.layout import Run, ShardInfo
+from layercache.store.reader import Store
+
+_LIBRARIES = ("layercache", "torch", "transformers", "tokenizers", "python")
+# No `$`, backslash or double quote: they stand between double quotes of a shell.
+_QUESTIONS = (
+    (
+        "The ten best probes by balanced accuracy",
+        "SELECT run, label, layer, value, low, high FROM results WHERE metric = 'balanced_accuracy' AND layer IS NOT NULL"
+        " ORDER BY value DESC LIMIT 10",
+    ),
+    (
+        "Samples whose last layer is least sure",
+        "SELECT run, sample_id, max(entropy) AS nats FROM lens GROUP BY ALL ORDER BY nats DESC LIMIT 10",
+    ),
+)
+
+
+def overview(store: Store) -> Section:
+    """Return what the store holds: runs, data sets, sizes, machines and versions."""
+    runs = store.runs()
+    shards = {run.id: [one for name in store.conditions(run) for one in store.shards(run, name)] for run in runs}
+    samples = {run.id: store.samples(run) for run in runs}
+    total = sum(_bytes(own) for own in shards.values())
+    said = f"{count(len(runs), 'run')}, {count(sum(map(len, samples.values())), 'sample')}, {size(total)} of captured data."
+    names = model_names(store)
+    lines = [_run_line(store, run, names[run.id], shards[run.id], samples[run.id]) for run in runs]
+    parts: list[str | page.Figure] = [
+        page.paragraph(said),
+        page.table(pl.DataFrame(lines, infer_schema_length=None), sortable=False),
+    ]
+    data = [line for run in runs for line in _data_lines(store, run)]
+    if data:
+        frame = pl.DataFrame(data, infer_schema_length=None).unique(maintain_order=True)
+        parts.append(page.table(frame, sortable=False))
+    parts.append(page.folded("devices and versions", page.table(_versions(runs, shards), sortable=False)))
+    return Section("overview", "What was run", parts)
+
+
+def questions(store: Store) -> Section:
+    """Return commands that ask the store more."""
+    place = _place(store.path)
+    lines = [(query.title, f"layercache sql --query {query.name} --store {place}") for query in queries.list_queries()]
+    lines += [(title, f'layercache sql "{query}" --store {place}') for title, query in _QUESTIONS]
+    said = "No model is needed for these; `layercache sql --list` says more of every named query and its parameters."
+    return Section("ask", "Ask it yourself", [page.paragraph(said), page.commands(lines)])
+
+
+def reproduction(store: Store, out: Path) -> Section:
+    """Return the commands that make this page again, and the recipes kept in the store."""
+    place = _place(store.path)
+    kept = recipes.load_all(store.path)
+    versions = [one.provenance.get("layercache") for run in store.runs() for one in store.shards(run)]
+    version = next((value for value in versions if isinstance(value, str)), None)
+    lines = [f"pip install 'layercache[extract]=={version}'"] if version and re.fullmatch(r"[\w.+-]+", version) else []
+    lines += [f"layercache run {shlex.quote(_recipe_name(recipe))} --store {place}" for recipe in kept]
+    lines += [f"layercache analyze --store {place}", f"layercache report --store {place} -o {shlex.quote(out.name)}"]
+    parts: list[str | page.Figure] = [page.code("\n".join(lines))]
+    if not kept:
+        parts.insert(0, page.paragraph("No recipe is kept in the store; what was extracted is under “What was run”."))
+    parts += [page.folded(f"recipe {recipe['name']}, as it was read", page.code(_pretty(recipe))) for recipe in kept]
+    return Section("reproduce", "Make it again", parts)
+
+
+def _run_line(store: Store, run: Run, name: str, shards: list[ShardInfo], samples: pl.DataFrame) -> dict[str, Any]:
+    spec = run.spec
+    return {
+        "model": name,
+        "run": run.id,
+        "layers": f"0–{run.layers[-1].layer}",
+        "width": run.width,
+        "dtype": str(spec.get("dtype") or "–"),
+        "samples": len(samples),
+        "tokens": int(samples["n_tokens"].sum()),
+        "truncated": int((samples["n_truncated"] > 0).sum()),
+        "states": _joined(
+            f"{one.pooling}" if one.site == "resid" else f"{one.site} {one.pooling}" for one in store.features(run)
+        ),
+        "lens": _joined(one.position_name for one in store.lens_outputs(run)),
+        "size": size(_bytes(shards)),
+        "template": str(spec.get("template") or "–"),
+    }
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names))) or "–"
+
+
+def _data_lines(store: Store, run: Run) -> list[dict[str, Any]]:
+    lines = []
+    for info in store.data(run):
+        rows = store.rows(run, info.name)
+        lines.append(
+            {
+                "data": info.name,
+                "rows": len(rows),
+                "without a sample": rows["sample_id"].null_count(),
+                "labels": ", ".join(map(str, info.labels)) or "–",
+                "split": info.split or "–",
+                "folds grouped by": info.group_by or "prompt",
+                "target": info.target or "–",
+                # The folder of somebody's machine is nobody's business.
+                "source": Path(info.source).name,
+            }
+        )
+    return lines
+
+
+def _versions(runs: list[Run], shards: dict[str, list[ShardInfo]]) -> pl.DataFrame:
+    lines = [
+        {
+            "run": run.id,
+            "when": str(one.provenance.get("created") or "–")[:16].replace("T", " "),
+            "device": str(one.provenance.get("device") or "–"),
+            **{library: str(one.provenance.get(library) or "–") for library in _LIBRARIES},
+        }
+        for run in runs
+        for one in shards[run.id]
+    ]
+    frame = pl.DataFrame(lines, schema=dict.fromkeys(["run", "when", "device", *_LIBRARIES], pl.String))
+    return frame.unique(["run", "device", *_LIBRARIES], keep="first", maintain_order=True)
+
+
+def _bytes(shards: list[ShardInfo]) -> int:
+    return sum(file.bytes for shard in shards for file in shard.files.values())
+
+
+def _recipe_name(recipe: dict[str, Any]) -> str:
+    name = str(recipe["name"])
+    return name if resources.find("pipelines", name) else f"{name}.toml"
+
+
+def _pretty(recipe: dict[str, Any]) -> str:
+    return json.dumps(recipe, indent=2, ensure_ascii=False)
+
+
+def _place(path: Path) -> str:
+    """Return the store as a command would name it: relative where that can be, else by its last part alone."""
+    if path.is_absolute():
+        here = Path.cwd()
+        path = path.relative_to(here) if path.is_relative_to(here) and path != here else Path(path.name)
+    return shlex.quote(str(path))

@@ -1,0 +1,95 @@
+"""Samples shown one by one: which, and their most probable tokens at several layers."""
+
+from typing import NamedTuple
+
+import polars as pl
+
+from layercache import queries
+from layercache.report.frames import model_names, to_polars
+from layercache.report.text import token
+from layercache.store.layout import CLEAN, LensOutput, RowsInfo, Run
+from layercache.store.reader import Store
+
+STOPS = 5
+
+
+class Sample(NamedTuple):
+    """A row that is shown: its prompt as the first run saw it, and `tokens` as `charts.bars` takes them."""
+
+    data: str
+    row: int
+    prompt: str
+    position: str
+    tokens: pl.DataFrame
+
+
+def choose(store: Store, how_many: int, n_tokens: int) -> list[Sample]:
+    """Choose rows by how sure the first run is in the end, evenly from the surest to the least sure.
+
+    Nobody picks them, and the choice is the same every time. Several data sets share the number.
+    """
+    sets: dict[str, list[tuple[Run, RowsInfo]]] = {}
+    for run in store.runs():
+        for info in store.data(run):
+            if store.lens_outputs(run):
+                sets.setdefault(info.name, []).append((run, info))
+    shares = [how_many // len(sets) + (number < how_many % len(sets)) for number in range(len(sets))]
+    found = []
+    for (data, held), share in zip(sorted(sets.items()), shares):
+        found += _of_data(store, data, [run for run, _ in held], share, n_tokens)
+    return found
+
+
+def _of_data(store: Store, data: str, runs: list[Run], how_many: int, n_tokens: int) -> list[Sample]:
+    first = runs[0]
+    lens = _lens(store, first)
+    sure = _query(store, "report_final_entropy", run=first.id, output=lens.output, layer=lens.layers[-1])
+    rows = store.rows(first, data).select("row", "sample_id").drop_nulls()
+    ordered = (
+        rows.join(sure, on="sample_id").sort("entropy", "row").unique("sample_id", keep="first", maintain_order=True)
+    )
+    last = len(ordered) - 1
+    picked = sorted({round(last * n / max(how_many - 1, 1)) for n in range(how_many)} if last >= 0 else set())
+    found = []
+    for number in picked:
+        row, prompt = ordered.select("row", "prompt").row(number)
+        parts = [_tokens(store, run, data, row, n_tokens) for run in runs]
+        found.append(Sample(data, row, prompt, lens.position_name, pl.concat(parts)))
+    return found
+
+
+def _lens(store: Store, run: Run) -> LensOutput:
+    """Return the lens to show: that of the prompt's last position, the widest, where there is one."""
+    stored = store.lens_outputs(run)
+    return max(stored, key=lambda lens: (lens.position_name == "last@prompt", len(lens.layers), lens.output))
+
+
+def _tokens(store: Store, run: Run, data: str, row: int, n_tokens: int) -> pl.DataFrame:
+    """Return model, layer, entropy, rank, token, probability and role of one row's sample in one run."""
+    lens = _lens(store, run)
+    ids = store.rows(run, data).filter(row=row)["sample_id"]
+    layers = stops(lens.layers)
+    found = _query(store, "report_top_tokens", run=run.id, output=lens.output, sample=ids[0] if len(ids) else "")
+    found = found.filter(pl.col("layer").is_in(layers), pl.col("rank") < n_tokens).sort("layer", "rank")
+    final = found.filter((pl.col("layer") == layers[-1]) & (pl.col("rank") == 0))["token_id"]
+    chosen = pl.col("token_id").is_in(final.implode()) if len(final) else pl.lit(False)
+    role = pl.when(chosen).then(pl.lit("final")).when("is_target").then(pl.lit("target")).otherwise(pl.lit("other"))
+    return found.select(
+        pl.lit(model_names(store)[run.id]).alias("model"),
+        "layer",
+        "entropy",
+        "rank",
+        pl.Series("token", [token(text) for text in found["token"]], pl.String),
+        pl.col("logprob").exp().alias("probability"),
+        role.alias("role"),
+    )
+
+
+def stops(layers: list[int]) -> list[int]:
+    """Return the first layer, the last, and those a quarter, half and three quarters of the way."""
+    last = len(layers) - 1
+    return [layers[number] for number in sorted({round(last * n / (STOPS - 1)) for n in range(STOPS)})]
+
+
+def _query(store: Store, name: str, **values: object) -> pl.DataFrame:
+    return to_polars(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))

@@ -1,0 +1,122 @@
+"""The parts of the page that analyses fill: for each a sentence made from its numbers, its charts, its table."""
+
+import polars as pl
+
+from layercache.report import figures, frames, page, samples
+from layercache.report.measures import measure
+from layercache.report.page import Figure, Section
+from layercache.report.sentences import entropy_finding, probe_finding
+from layercache.store.reader import Store
+
+_PROBE_NOTE = (
+    "Each point is a linear probe's score on rows it was not fitted on; bands are 95 % intervals over samples. The best "
+    "of many layers flatters itself a little: read the curve, not only its top."
+)
+_ENTROPY_NOTE = (
+    "The logit lens reads every layer through the model's own final norm and unembedding. Entropy says how spread "
+    "out that distribution over the vocabulary is; the bands hold the middle part of the samples."
+)
+_SAMPLES_NOTE = (
+    "Chosen by how sure the model is at its last layer, evenly from the surest to the least sure sample. Orange is the "
+    "token that the last layer puts first, green the target where the data names one; ␣ is a space, ⏎ a line end."
+)
+
+
+def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
+    """Return what the probes found, a part a label."""
+    parts: list[str | Figure] = [page.paragraph(_PROBE_NOTE, "faint")]
+    for task in frames.tasks(numbers):
+        parts.append(page.heading(f"{task.label} ({task.data})"))
+        parts.append(page.paragraph(probe_finding(task), "finding"))
+        shown = measure(task.metric)
+        cut = (
+            "; what is below −.5 is cut off, the table has it"
+            if figures.look(task.scores.filter(metric=task.metric), task.metric).cut
+            else ""
+        )
+        parts.append(Figure(figures.probe(task, task.metric), f"{shown.name} of {task.label} over layers{cut}."))
+        held_out = figures.held_out(store, task)
+        if held_out is not None:
+            parts.append(
+                Figure(
+                    held_out,
+                    f"Held-out predictions of {task.label} at the best layer.",
+                    "predictions against the truth",
+                )
+            )
+        others = [metric for metric in task.scores["metric"].unique(maintain_order=True) if metric != task.metric]
+        for metric in others:
+            name = measure(metric).name
+            parts.append(Figure(figures.probe(task, metric), f"{name} of {task.label} over layers.", name))
+        parts.append(page.folded("the numbers", page.table(_numbers(task.scores, task.baselines, task.wins))))
+    if len(parts) == 1:
+        parts = [
+            page.paragraph("No label was probed: run `layercache analyze probe` on a store whose data have labels.")
+        ]
+    return Section("probes", "What each layer knows", parts)
+
+
+def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
+    """Return what the lens shows, a part a data set."""
+    found = frames.entropies(numbers)
+    if not found:
+        return Section("lens", "How predictions form", [page.paragraph(_no_lens(store))])
+    parts: list[str | Figure] = [page.paragraph(_ENTROPY_NOTE, "faint")]
+    for data, own in found:
+        parts.append(page.heading(data))
+        parts += [page.paragraph(line, "finding") for line in entropy_finding(own)]
+        drawn = [
+            (figures.entropy(data, own), "Entropy of the lens over layers: median and quantiles over samples.", None),
+            (
+                figures.lens(data, own, "agrees_with_final", "Agreement"),
+                "Share of samples whose most probable token is already the last layer's, with 95 % intervals.",
+                None,
+            ),
+            (
+                figures.depth(store, data),
+                "The layer from which a sample's most probable token stays the last layer's.",
+                None,
+            ),
+            (
+                figures.lens(data, own, "kl_to_final", "Distance"),
+                "KL divergence of the layer's distribution from the last layer's.",
+                "KL divergence",
+            ),
+            (
+                figures.lens(data, own, "target_logprob", "Target"),
+                "Mean log-probability of the target token.",
+                "target's log-probability",
+            ),
+        ]
+        parts += [Figure(chart, caption, summary) for chart, caption, summary in drawn if chart is not None]
+        parts.append(page.folded("the numbers", page.table(_numbers(own))))
+    return Section("lens", "How predictions form", parts)
+
+
+def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:
+    """Return a few samples, one by one."""
+    if not any(store.lens_outputs(run) for run in store.runs()):
+        return Section("samples", "Samples", [page.paragraph(_no_lens(store))])
+    parts: list[str | Figure] = [page.paragraph(_SAMPLES_NOTE, "faint")]
+    for sample in samples.choose(store, how_many, n_tokens):
+        parts.append(page.heading(f"{sample.data}, row {sample.row}"))
+        parts.append(page.code(sample.prompt, "prompt"))
+        parts.append(Figure(figures.tokens(sample), f"The most probable tokens at {sample.position}, by layer."))
+    return Section("samples", "Samples", parts)
+
+
+def _no_lens(store: Store) -> str:
+    if any(store.lens_outputs(run) for run in store.runs()):
+        return "The logit lens has not been analysed yet: run `layercache analyze entropy`."
+    return "No logit lens is stored: the model has no next-token head (an encoder), or the lens was not asked for (`--lens last`)."
+
+
+def _numbers(*parts: pl.DataFrame) -> pl.DataFrame:
+    """Return the numbers as they are stored, without columns that say nothing here."""
+    names = ("model", "layer", "panel", "group", "metric", "value", "low", "high", "n")
+    frame = pl.concat([part.select(names) for part in parts])
+    kept = frame.select(name for name in frame.columns if frame[name].null_count() < len(frame))
+    if "group" in kept.columns:
+        kept = kept.with_columns(pl.col("group").fill_null("probe"))
+    titles = {"panel": "read at", "group": "system", "low": "95 % from", "high": "to"}
+    return kept.rename(titles, strict=False)

@@ -1,0 +1,72 @@
+"""How charts look: one palette that colour-blind readers can tell apart, on paper and on the page, light and dark.
+
+Charts name roles (`style="baseline"`, a nominal colour), never colours. A theme gives the roles their colours: `FILE`
+concrete ones, `PAGE` the page's CSS variables, so that a chart follows the reader's light or dark setting with no script.
+"""
+
+from typing import Any
+
+# Okabe & Ito (2008), "Color Universal Design", without black (the ink) and yellow (invisible on white).
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Beside colour, so that lines stay apart in print.
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+_DASHES = {"tf-idf": [6, 3], "majority class": [2, 2], "mean": [2, 2], "shuffled labels": [9, 3, 2, 3]}
+
+_INK, _FAINT, _RULE, _PAPER = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
+_FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
+MONO = "ui-monospace, 'DejaVu Sans Mono', 'Liberation Mono', Menlo, Consolas, monospace"
+
+
+def _config(ink: str, faint: str, rule: str, paper: str, palette: tuple[str, ...], font: str) -> dict[str, Any]:
+    """Return a Vega-Lite config with these colours."""
+    text = {"labelColor": faint, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 11}
+    return {
+        "background": paper,
+        "font": font,
+        "view": {"stroke": "transparent"},
+        "range": {"category": list(palette)},
+        "concat": {"spacing": 28},
+        "axis": {
+            **text,
+            "titleFontWeight": "normal",
+            "domainColor": faint,
+            "tickColor": faint,
+            "gridColor": rule,
+            "gridOpacity": 0.6,
+            "labelLimit": 220,
+        },
+        "legend": {
+            **text,
+            "orient": "top",
+            "symbolOpacity": 1,
+            "titleFontWeight": 600,
+            "labelLimit": 320,
+            "symbolSize": 70,
+            "columnPadding": 14,
+            "symbolStrokeColor": faint,
+        },
+        "title": {"color": ink, "subtitleColor": faint, "fontSize": 13, "subtitleFontSize": 11, "anchor": "start"},
+        "line": {"strokeWidth": 2},
+        "rule": {"color": faint},
+        "style": {
+            "baseline": {"color": faint, "strokeWidth": 1.5},
+            "label": {"fill": ink},
+            "cell": {"stroke": "transparent"},
+        },
+    }
+
+
+FILE = _config(_INK, _FAINT, _RULE, _PAPER, PALETTE, _FONT)
+PAGE = _config(
+    "var(--ink)",
+    "var(--faint)",
+    "var(--rule)",
+    "transparent",
+    tuple(f"var(--c{number})" for number in range(1, len(PALETTE) + 1)),
+    _FONT,
+)
+
+
+def dash(baseline: str) -> list[int]:
+    """Return a baseline's dashes, the same in every figure."""
+    return _DASHES.get(baseline, [12, 4])

@@ -1,0 +1,125 @@
+"""Makes files and directories appear in a store whole or not at all, and survive a crash once they have.
+
+A directory is written under `<store>/.tmp/`, every file is forced to the disk, then the directory, and
+one rename puts it in its place; the parents follow. Renaming onto a directory that is not empty fails,
+which makes the rename "put if absent": of several writers of the same thing exactly one wins. Nothing
+here relies on file locks, which some network file systems silently ignore.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from layercache.errors import StoreError
+from layercache.store.layout import TEMPORARY, first_line, frozen_hint
+
+_OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again (what is published is kept)",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again (what is published is kept)",
+    errno.EACCES: "permission denied: choose another --store or change its permissions",
+    errno.EPERM: "permission denied: choose another --store or change its permissions",
+    errno.EROFS: "the file system is read-only: choose another --store",
+    errno.ENOTDIR: "part of the path is a file: choose another --store",
+    errno.EEXIST: "part of the path is a file: choose another --store",
+}
+READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system while writing `path` into a StoreError of one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, f"{first_line(error)}: choose another --store or mend the disk")
+        raise StoreError(f"cannot write {path}: {reason}") from error
+
+
+def check_not_frozen(store: Path) -> None:
+    """Refuse a store that is not to be written.
+
+    Raises:
+        StoreError: the store has a `FROZEN` file; its text is part of the message.
+    """
+    with one_line_errors(store):
+        hint = frozen_hint(store)
+    if hint is not None:
+        raise StoreError(f"store {store} is frozen: {hint or 'choose another --store'}")
+
+
+def sync(path: Path) -> None:
+    """Force a file or a directory to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync a directory; there is nothing better to do on them.
+        if error.errno not in _CANNOT_SYNC or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Create a directory and its missing parents, each forced to the disk with its parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file and force it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def staging(store: Path) -> Iterator[Path]:
+    """Give a new empty directory under `<store>/.tmp/`, gone afterwards unless it was published."""
+    folder = store / TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
+    make_folder(folder.parent)
+    # Not tempfile: its directories are readable by their owner only, and what is published would be too.
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_folder(staged: Path, final: Path) -> bool:
+    """Rename a staged directory, whose files are on the disk already, into its place.
+
+    Returns:
+        True when it is there now; False when something else was there first, which is left as it is.
+    """
+    sync(staged)
+    make_folder(final.parent)
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno in _OCCUPIED and final.is_dir():
+            return False
+        raise
+    sync(final.parent)
+    return True
+
+
+def publish_file(store: Path, final: Path, data: bytes) -> None:
+    """Write a file whole; its name has to say its content, so that replacing it changes nothing."""
+    with staging(store) as folder:
+        write_file(folder / final.name, data)
+        make_folder(final.parent)
+        (folder / final.name).replace(final)
+        sync(final.parent)

@@ -1,0 +1,320 @@
+"""Reads a store. Files are found through manifests, never by a wildcard; what is held twice counts once."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from layercache.errors import StoreError
+from layercache.store import manifest, rows, sequence
+from layercache.store.holdings import SAMPLES, Exclusion, Holdings, exclusions, holdings
+from layercache.store.layout import (
+    CLEAN,
+    CONDITION,
+    MANIFEST,
+    ROWS,
+    SHARD,
+    Feature,
+    LensOutput,
+    RowsInfo,
+    Run,
+    ShardInfo,
+    check_store,
+    frozen_hint,
+    place,
+    read_run,
+    run_paths,
+)
+from layercache.store.schema import TABLES, arrow_schema
+from layercache.store.states import Matrix, Source, open_parquet, read_states, unreadable
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def open(path: str | Path) -> "Store":
+    """Open a store for reading; an empty directory is an empty store.
+
+    Raises:
+        StoreError: nothing is there, it is not a store, or it is in a newer format.
+    """
+    store = Store(Path(path))
+    check_store(store.path)
+    store.runs()
+    return store
+
+
+class Store:
+    """A store that is open for reading. Wherever a run is asked for, its name will do (see `run`).
+
+    A published shard never changes, so what was read of one is remembered; new runs, shards and rows are
+    seen at the next call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._shards: dict[Path, ShardInfo] = {}
+        self._ids: dict[Path, pa.Array] = {}
+        self._overlaps: dict[tuple[Path, ...], list[Exclusion]] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether writers refuse the store."""
+        return frozen_hint(self.path) is not None
+
+    def runs(self) -> list[Run]:
+        """List the runs, sorted by id.
+
+        Raises:
+            StoreError: a `run.json` is malformed or in a newer format.
+        """
+        return [read_run(path) for path in run_paths(self.path)]
+
+    def run(self, name: str) -> Run:
+        """Find a run by its id, a prefix of it, or its model's name, where that is unique.
+
+        Raises:
+            StoreError: there is none, or more than one.
+        """
+        runs = self.runs()
+        for matches in (
+            [run for run in runs if run.id == name],
+            [run for run in runs if run.model == name],
+            [run for run in runs if run.id.startswith(name)],
+        ):
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise StoreError(f"{name!r} could be any of {', '.join(run.id for run in matches)}: give one of them")
+        known = [name for run in runs for name in (run.id, run.model)]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"it holds {', '.join(run.id for run in runs) or 'no runs'}"
+        raise StoreError(f"no run {name!r} in {self.path}: {hint}")
+
+    def data(self, run: Run | str) -> list[RowsInfo]:
+        """List the data sets whose rows are stored for a run, by name, the newest rows file of each."""
+        return [rows.read_info(file.path) for _, file in sorted(self._rows_files(run).items())]
+
+    def rows(self, run: Run | str, data: str) -> pl.DataFrame:
+        """Return a data set's newest rows: `row`, `sample_id`, `split`, the user's own columns.
+
+        Raises:
+            StoreError: the run has no rows of that data set.
+        """
+        return rows.read_frame(self._rows_path(run, data))
+
+    def labels(self, run: Run | str, data: str) -> pl.DataFrame:
+        """Return a data set's labels in long form: the columns of `schema.LABELS`, a line a value."""
+        path = self._rows_path(run, data)
+        return rows.long_labels(rows.read_frame(path), rows.read_info(path))
+
+    def _rows_files(self, run: Run | str) -> dict[str, sequence.SequencedFile]:
+        return sequence.newest(sequence.files(self._run(run).path / ROWS, "parquet"))
+
+    def _rows_path(self, run: Run | str, data: str) -> Path:
+        files = self._rows_files(run)
+        if data not in files:
+            known = ", ".join(sorted(files)) or "none"
+            raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: it has {known}")
+        return files[data].path
+
+    def _run(self, run: Run | str) -> Run:
+        return run if isinstance(run, Run) else self.run(run)
+
+    def conditions(self, run: Run | str) -> list[str]:
+        """List the conditions under which something is stored, `clean` first."""
+        paths = sorted(self._run(run).path.glob(f"{CONDITION}*"))
+        names = [path.name.removeprefix(CONDITION) for path in paths if any(path.glob(f"{SHARD}*/{MANIFEST}"))]
+        return sorted(names, key=lambda name: (name != CLEAN, name))
+
+    def shards(self, run: Run | str, condition: str = CLEAN) -> list[ShardInfo]:
+        """List the shards that count, sorted by name; those that another one replaces are left out.
+
+        Raises:
+            StoreError: a manifest is malformed, or a file is missing or not of the size it states.
+        """
+        run = self._run(run)
+        found = []
+        for path in sorted((run.path / f"{CONDITION}{condition}").glob(f"{SHARD}*")):
+            if path not in self._shards:
+                # A folder without a manifest is not a shard: one that is being deleted, or copied here.
+                if not (path / MANIFEST).exists():
+                    continue
+                shard = manifest.read(path, run)
+                manifest.check_sizes(shard)
+                self._shards[path] = shard
+            found.append(self._shards[path])
+        replaced = {name for shard in found for name in shard.replaces}
+        return [shard for shard in found if shard.name not in replaced]
+
+    def held(self, run: Run | str, condition: str = CLEAN) -> Holdings:
+        """Return which samples hold which outputs and layers."""
+        shards = self.shards(run, condition)
+        return holdings(shards, [self._sample_ids(shard).to_pylist() for shard in shards])
+
+    def overlaps(self, run: Run | str, condition: str = CLEAN) -> list[Exclusion]:
+        """List the rows that do not count because a shard with a smaller name holds them.
+
+        Costs a read of every shard's sample ids where there is more than one shard; nothing more unless a
+        sample is in two of them.
+        """
+        shards = self.shards(run, condition)
+        key = tuple(shard.path for shard in shards)
+        if key not in self._overlaps:
+            self._overlaps[key] = self._find_overlaps(shards)
+        return self._overlaps[key]
+
+    def _find_overlaps(self, shards: Sequence[ShardInfo]) -> list[Exclusion]:
+        if len(shards) < 2:
+            return []
+        ids = [self._sample_ids(shard) for shard in shards]
+        together = pa.chunked_array(ids)
+        if len(together.unique()) == len(together):
+            return []
+        return exclusions(shards, [array.to_pylist() for array in ids])
+
+    def _sample_ids(self, shard: ShardInfo) -> pa.Array:
+        if shard.path not in self._ids:
+            table = _read(shard, SAMPLES, ["sample_id"])
+            self._ids[shard.path] = table["sample_id"].combine_chunks()
+        return self._ids[shard.path]
+
+    def _excluded(self, run: Run, condition: str, output: str, layer: int) -> dict[str, frozenset[str]]:
+        """Return, by shard, the samples whose rows of an output and layer do not count."""
+        excluded: dict[str, frozenset[str]] = {}
+        for shard, outputs, ids in self.overlaps(run, condition):
+            layers = outputs.get(output, [])
+            if layers is None or layer in layers:
+                excluded[shard] = excluded.get(shard, frozenset()) | frozenset(ids)
+        return excluded
+
+    def features(self, run: Run | str, condition: str = CLEAN) -> list[Feature]:
+        """List the hidden states that are stored: site, pooling and layers."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for shard in self.shards(run, condition):
+            for output, layers in shard.outputs.items():
+                where = place(output)
+                if where is not None and where.table == "hidden":
+                    found.setdefault((where.where["site"], where.where["pooling"]), set()).update(layers or [])
+        return [Feature(site, pooling, sorted(layers)) for (site, pooling), layers in sorted(found.items())]
+
+    def lens_outputs(self, run: Run | str, condition: str = CLEAN) -> list[LensOutput]:
+        """List the logit lenses that are stored: output, position name and layers."""
+        found: dict[str, set[int]] = {}
+        for shard in self.shards(run, condition):
+            for output, layers in shard.outputs.items():
+                if output.startswith("lens:"):
+                    found.setdefault(output, set()).update(layers or [])
+        return [LensOutput(name, name.split(":")[1], sorted(layers)) for name, layers in sorted(found.items())]
+
+    def matrix(
+        self, run: Run | str, layer: int, pooling: str = "mean@prompt", *, site: str = "resid", condition: str = CLEAN
+    ) -> Matrix:
+        """Read the states of one feature at one layer; no other layer is read.
+
+        Args:
+            run: a run, or its name.
+            layer: 0 = embedding output, k = after block k.
+            pooling: `mean@prompt`, `last@question`; a bare `mean` is over the prompt.
+            site: `resid`, `attn_out`, `mlp_out`.
+            condition: how the forward pass was run.
+
+        Returns:
+            Sample ids, sorted, and float32 [n, d] values; a sample without a value (an empty span) is not in it.
+
+        Raises:
+            StoreError: nothing of the kind is stored, or a file is damaged.
+        """
+        run = self._run(run)
+        pooling = pooling if "@" in pooling else f"{pooling}@prompt"
+        output = f"hidden:{site}:{pooling}"
+        shards = [shard for shard in self.shards(run, condition) if layer in (shard.outputs.get(output) or [])]
+        if not shards:
+            stored = [f"{f.site} {f.pooling} at layers {_ranges(f.layers)}" for f in self.features(run, condition)]
+            raise StoreError(
+                f"run {run.id} holds no {site} states {pooling} at layer {layer} under condition {condition}:"
+                f" it holds {'; '.join(stored) or 'none'}"
+            )
+        excluded = self._excluded(run, condition, output, layer)
+        files = [(shard.file("hidden"), excluded.get(shard.name, frozenset())) for shard in shards]
+        sources = [Source(path, ids) for path, ids in files if path is not None]
+        return read_states(sources, {"site": site, "pooling": pooling, "layer": layer}, run.width)
+
+    def samples(self, run: Run | str, condition: str = CLEAN) -> pl.DataFrame:
+        """Return the samples, sorted by id: the columns of the table `samples`.
+
+        A sample in several shards is one row: the one of the shard with the smallest name, with what is
+        absent from any of them.
+        """
+        shards = self.shards(run, condition)
+        schema = arrow_schema(TABLES[SAMPLES].columns)
+        tables = [_read(shard, SAMPLES, schema.names).select(schema.names).cast(schema) for shard in shards]
+        frame = pl.from_arrow(pa.concat_tables([schema.empty_table(), *tables]))
+        assert isinstance(frame, pl.DataFrame)
+        first = frame.unique("sample_id", keep="first", maintain_order=True).drop("absent")
+        absent = frame.group_by("sample_id").agg(
+            pl.col("absent").explode(empty_as_null=False).unique(maintain_order=True)
+        )
+        return first.join(absent, on="sample_id", how="left").select(schema.names).sort("sample_id")
+
+    def input_names(
+        self, run: Run | str, data: Iterable[str] | None = None, conditions: Iterable[str] = (CLEAN,)
+    ) -> list[str]:
+        """Name everything that an analysis of a run reads, for `results.save`.
+
+        Returns:
+            `<run>/<condition>/<shard>` of every shard that counts, and `<run>/rows/<file>` of the newest
+            rows of every data set of `data` (all when not given), sorted.
+        """
+        run = self._run(run)
+        shards = [f"{run.id}/{shard.condition}/{shard.name}" for name in conditions for shard in self.shards(run, name)]
+        wanted = None if data is None else set(data)
+        files = [file.path.name for name, file in self._rows_files(run).items() if wanted is None or name in wanted]
+        return sorted([*shards, *(f"{run.id}/{ROWS}/{name}" for name in files)])
+
+    def connect(self) -> "duckdb.DuckDBPyConnection":
+        """Return a new in-memory DuckDB connection with every view of the store (a trusted one: no fence)."""
+        from layercache.store import sql
+
+        return sql.connect(self)
+
+    def sql(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
+        """Run a query of your own over the store's views; for one from elsewhere use `sql.run_query`.
+
+        Args:
+            query: one SELECT.
+            params: values for its `?` or `$name` parameters.
+
+        Raises:
+            QueryError: the query fails; the message is one line.
+        """
+        from layercache.store import sql
+
+        return sql.query(self, query, params)
+
+
+def _read(shard: ShardInfo, table: str, columns: list[str]) -> pa.Table:
+    """Read columns of a table of a shard."""
+    path = shard.path / f"{table}.parquet"
+    try:
+        with open_parquet(path) as file:
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write sorted numbers as `0–8, 12`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)

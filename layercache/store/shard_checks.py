@@ -1,0 +1,176 @@
+"""Checks one shard against its manifest, its run and the schema."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from layercache.errors import StoreError
+from layercache.store import manifest
+from layercache.store.layout import (
+    MANIFEST,
+    RUN_FILE,
+    Run,
+    ShardInfo,
+    first_line,
+    ids_digest,
+    place,
+    shard_name,
+)
+from layercache.store.schema import TABLES, Table, arrow_schema
+from layercache.store.states import open_parquet
+
+
+class Problem(NamedTuple):
+    """Something that is not as it should be, and where."""
+
+    path: Path
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+def shard_problems(path: Path, run: Run, *, deep: bool) -> list[Problem]:
+    """Check a shard: names, sizes, row counts, schema; with `deep` also every byte and every row.
+
+    Returns:
+        What is wrong, in the order found; empty when all is well. Does not raise.
+    """
+    try:
+        shard = manifest.read(path, run)
+        problems = [*_manifest(shard, run), *_files(shard)]
+    except (StoreError, OSError) as error:
+        return [Problem(path / MANIFEST, first_line(error))]
+    if problems:
+        return problems
+    for name, info in shard.files.items():
+        file = path / name
+        try:
+            problems += _table(file, TABLES.get(file.stem), info.rows, run.width)
+            if deep and file_sha256(file) != info.sha256:
+                problems.append(Problem(file, "its sha256 is not the manifest's"))
+        except (pa.ArrowException, OSError) as error:
+            problems.append(Problem(file, f"cannot be read: {first_line(error)}"))
+    if deep and not problems:
+        problems = _content(shard)
+    return problems
+
+
+def _manifest(shard: ShardInfo, run: Run) -> Iterator[Problem]:
+    file = shard.path / MANIFEST
+    if not manifest.own_hash_is_right(file.read_bytes()):
+        yield Problem(file, "its own sha256 is wrong")
+    if shard.run_sha256 != file_sha256(run.path / RUN_FILE):
+        yield Problem(file, f"{RUN_FILE} is not the one the shard was written for")
+    if shard.name != shard_name(shard.samples_sha256, shard.outputs, shard.replaces):
+        yield Problem(shard.path, "its name is not the hash of its sample ids and outputs")
+
+
+def _files(shard: ShardInfo) -> Iterator[Problem]:
+    there = {entry.name: entry for entry in shard.path.iterdir()}
+    for name, info in shard.files.items():
+        if name not in there:
+            yield Problem(shard.path / name, "is missing")
+        elif (size := there[name].stat().st_size) != info.bytes:
+            yield Problem(shard.path / name, f"has {size} bytes, the manifest says {info.bytes}")
+    for name in sorted(there.keys() - shard.files.keys() - {MANIFEST}):
+        yield Problem(shard.path / name, "is not in the manifest")
+
+
+def _table(file: Path, table: Table | None, rows: int, width: int) -> Iterator[Problem]:
+    """Check a file's row count and columns; a table or nullable column of a later version is let be."""
+    with open_parquet(file) as parquet:
+        if parquet.metadata.num_rows != rows:
+            yield Problem(file, f"has {parquet.metadata.num_rows} rows, the manifest says {rows}")
+        there = parquet.schema_arrow
+    for field in arrow_schema(table.columns, width) if table is not None else []:
+        if field.name not in there.names:
+            yield Problem(file, f"has no column {field.name}")
+        elif not there.field(field.name).equals(field):
+            yield Problem(file, f"column {field.name} is {there.field(field.name)}, not {field}")
+
+
+def _content(shard: ShardInfo) -> list[Problem]:
+    """Check every row: keys, values, and that each output has a row of every sample or a reason why not."""
+    samples = _read(shard.path / "samples.parquet", ["sample_id", "absent"])
+    ids = samples["sample_id"]
+    problems = []
+    if len(ids) != shard.n_samples or ids_digest(ids.to_list()) != shard.samples_sha256:
+        problems.append(Problem(shard.path / "samples.parquet", "its sample ids are not the manifest's"))
+    for name in shard.files:
+        file, table = shard.path / name, TABLES.get(Path(name).stem)
+        if table is not None:
+            keys = _read(file, list(table.key))
+            problems += _keys(file, keys, ids)
+            problems += _coverage(file, keys, shard, samples)
+            if not shard.allow_nonfinite:
+                problems += _nonfinite(file, table)
+    absent_files = {where.table for output in shard.outputs if (where := place(output))} & TABLES.keys()
+    for table_name in sorted(name for name in absent_files if shard.file(name) is None):
+        empty = pl.DataFrame(schema=dict.fromkeys(TABLES[table_name].key, pl.Null))
+        problems += _coverage(shard.path / f"{table_name}.parquet", empty, shard, samples)
+    return problems
+
+
+def _keys(file: Path, keys: pl.DataFrame, ids: pl.Series) -> Iterator[Problem]:
+    twice = keys.filter(keys.is_duplicated())
+    if len(twice):
+        yield Problem(file, f"{len(twice)} rows share a key, the first {twice.row(0)}")
+    distinct = keys["sample_id"].unique().sort()
+    strangers = distinct.filter(~distinct.is_in(ids.implode()))
+    if len(strangers):
+        yield Problem(file, f"{len(strangers)} sample ids are not in samples.parquet, the first {strangers[0]}")
+
+
+def _coverage(file: Path, keys: pl.DataFrame, shard: ShardInfo, samples: pl.DataFrame) -> Iterator[Problem]:
+    """Count the samples of every output and layer, and the rows that are of no output."""
+    accounted = 0
+    for output, layers in shard.outputs.items():
+        where = place(output)
+        if where is None or where.table != file.stem:
+            continue
+        rows = keys.filter(*(pl.col(name).cast(pl.String) == value for name, value in where.where.items()))
+        absent = samples.filter(pl.col("absent").list.eval(pl.element().struct["output"] == output).list.any())
+        expected = shard.n_samples - len(absent)
+        for layer in layers if layers is not None else [None]:
+            part = rows if layer is None else rows.filter(pl.col("layer").cast(pl.Int32) == layer)
+            accounted += len(part)
+            found = part["sample_id"].n_unique()
+            if found != expected:
+                at = output if layer is None else f"{output} at layer {layer}"
+                yield Problem(file, f"{at} has rows of {found} samples, {expected} expected ({len(absent)} absent)")
+    if accounted != len(keys) and file.stem != "samples":
+        yield Problem(file, f"{len(keys) - accounted} rows are of no output or layer in the manifest")
+
+
+def _nonfinite(file: Path, table: Table) -> Iterator[Problem]:
+    """Look for states that are not finite and other numbers that are NaN."""
+    floats = [column.name for column in table.columns if pa.types.is_floating(column.type)]
+    with open_parquet(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            for name in floats:
+                if pc.any(pc.is_nan(parquet.read_row_group(group, columns=[name])[name])).as_py():
+                    yield Problem(file, f"column {name} holds NaN")
+            if any(column.name == "vector" for column in table.columns):
+                vectors = parquet.read_row_group(group, columns=["vector"])["vector"]
+                if not all(np.isfinite(chunk.flatten().to_numpy()).all() for chunk in vectors.chunks):
+                    yield Problem(file, f"row group {group} holds states that are not finite")
+
+
+def _read(file: Path, columns: list[str]) -> pl.DataFrame:
+    with open_parquet(file) as parquet:
+        frame = pl.from_arrow(parquet.read(columns=columns))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,180 @@
+"""SQL over a store: trusted in this process, or fenced in one of its own.
+
+The views are `views.VIEWS`. Beside them there are the macros `cosine(a, b)`, `dot(a, b)`, `norm(a)` and
+`l2(a, b)` of states, computed in double precision.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from layercache.errors import QueryError
+from layercache.queries import list_queries, load_query
+from layercache.store import fence, reader
+from layercache.store.reader import Store
+from layercache.store.sqltext import escape_wildcards
+from layercache.store.views import VIEWS, definitions
+
+__all__ = ["connect", "list_queries", "load_query", "query", "run_query"]
+
+# DuckDB's list functions fail on a row where an array of fixed size is NULL (as `lag` gives), hence CASE.
+_PAIR = "CASE WHEN a IS NOT NULL AND b IS NOT NULL THEN {}(CAST(a AS DOUBLE[]), CAST(b AS DOUBLE[])) END"
+_MACROS = (
+    f"CREATE MACRO dot(a, b) AS {_PAIR.format('list_dot_product')}",
+    f"CREATE MACRO cosine(a, b) AS {_PAIR.format('list_cosine_similarity')}",
+    f"CREATE MACRO l2(a, b) AS {_PAIR.format('list_distance')}",
+    "CREATE MACRO norm(a) AS sqrt(dot(a, a))",
+)
+_WORD = re.compile(r"\w+")
+_CATALOGUE = re.compile(r"show|information_schema|(duckdb|pg|sqlite)_\w+")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """Return a new in-memory DuckDB connection with every view of a store and the macros.
+
+    It is for your own queries: they may read and write files as DuckDB does.
+
+    Raises:
+        StoreError: the store is damaged.
+        QueryError: a Parquet file cannot be read.
+    """
+    return _trusted(store, VIEWS, {})
+
+
+def query(store: Store, text: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
+    """Run a query of your own in this process; only the views it names are made.
+
+    Raises:
+        StoreError: the store is damaged.
+        QueryError: the query fails; the message is one line.
+    """
+    with _trusted(store, _named(text), {"errors_as_json": True, "python_enable_replacements": False}) as connection:
+        try:
+            relation = connection.sql(text, params=params or None)
+            return _plain(relation.to_arrow_table()) if relation is not None else pa.table({})
+        except duckdb.Error as error:
+            raise QueryError(fence.one_line(error)) from error
+
+
+def _trusted(store: Store, names: Iterable[str], config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    statements = _setup(store, names)
+    connection = duckdb.connect(":memory:", config=config)
+    try:
+        # DuckDB would show its progress on stdout, among the data.
+        connection.execute("SET enable_progress_bar = false")
+        for statement in statements:
+            connection.execute(statement)
+    except duckdb.Error as error:
+        connection.close()
+        raise QueryError(f"{fence.one_line(error)}: run `layercache verify`") from error
+    return connection
+
+
+def run_query(
+    path: Path, query: str, *, params: Mapping[str, Any] | None = None, memory: str = "2GB", timeout: float = 60.0
+) -> pa.Table:
+    """Run a query from elsewhere: read-only, seeing the store's tables and nothing else of the machine.
+
+    Args:
+        path: the store's directory.
+        query: one SELECT (also WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE), or EXPLAIN of one.
+        params: values of the query's `$name` parameters: text, numbers, booleans, None, lists of them.
+        memory: most memory the query, and its result, may take: `512MB`, `2GB`.
+        timeout: seconds after which the query is killed.
+
+    Raises:
+        StoreError: there is no store, or it is damaged.
+        QueryError: the query is refused, fails, or goes over a limit; the message is one line.
+    """
+    size = _bytes(memory)
+    if not timeout > 0:
+        raise QueryError(f"a timeout of {timeout:g} s leaves no time: give a positive number of seconds")
+    # Started before the store is read, so that both take their time at once. -P: no module is to be
+    # found in the directory the user happens to be in.
+    command = [sys.executable, "-P", fence.__file__]
+    pipe = subprocess.PIPE
+    # Arrow's usual allocator takes a gigabyte of address space at once, which counts against the limit.
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        try:
+            request = _request(path, query, params or {}, size, timeout)
+            out, err = process.communicate(request, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise QueryError(f"the query took longer than {timeout:g} s: narrow it, or allow more time") from error
+        finally:
+            # Also when the user presses Ctrl-C; does nothing to a process that has ended.
+            process.kill()
+            process.wait()
+    if process.returncode == 0:
+        return _plain(pa.ipc.open_stream(pa.py_buffer(out)).read_all())
+    said = err.decode("utf-8", errors="replace").strip()
+    last = said.splitlines()[-1] if said else "it was killed"
+    if process.returncode == fence.FAILED:
+        raise QueryError(last)
+    raise QueryError(f"the query's process died, perhaps for want of memory ({last}): narrow the query")
+
+
+def _request(path: Path, query: str, params: Mapping[str, Any], memory: int, timeout: float) -> bytes:
+    """Return what the fenced process is asked."""
+    root = os.path.realpath(path)
+    store = reader.open(root)
+    request = {
+        "query": query,
+        "params": dict(params),
+        "tables": list(VIEWS),
+        "setup": _setup(store, _named(query)),
+        # A path is compared as it is written in the view, where wildcards in it are escaped.
+        "directories": sorted({root, escape_wildcards(root)}),
+        "memory": memory,
+        "timeout": timeout,
+    }
+    try:
+        return json.dumps(request, allow_nan=True).encode()
+    except TypeError as error:
+        raise QueryError(f"a parameter's value cannot be passed on ({error}): use text, numbers or lists") from error
+
+
+def _setup(store: Store, names: Iterable[str]) -> list[str]:
+    """Return the statements that make the macros and the named views."""
+    return [*_MACROS, *(f"CREATE VIEW {name} AS {select}" for name, select in definitions(store, names).items())]
+
+
+def _named(query: str) -> list[str]:
+    """Return the views that a query could read: those whose names occur in its text."""
+    words = {word.lower() for word in _WORD.findall(query)}
+    if any(_CATALOGUE.fullmatch(word) for word in words):
+        return list(VIEWS)
+    named = [name for name in VIEWS if name in words]
+    # DESCRIBE of nothing lists the tables.
+    return list(VIEWS) if "describe" in words and not named else named
+
+
+def _bytes(memory: str) -> int:
+    """Read `2GB`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", memory)
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
+        raise QueryError(f"memory {memory!r} is not a size: write 512MB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Turn DuckDB's 128-bit integers, which every sum of integers is, into 64-bit ones where they fit."""
+    for index, field in enumerate(table.schema):
+        if field.type == pa.decimal128(38, 0):
+            try:
+                column = pc.cast(table.column(index), pa.int64())
+            except pa.ArrowInvalid:
+                continue
+            table = table.set_column(index, field.with_type(pa.int64()), column)
+    return table

@@ -1,0 +1,138 @@
+"""Reads the hidden states of one feature and layer from the shards that hold it, and nothing else of them."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from layercache.errors import StoreError
+from layercache.store.layout import first_line
+
+_THREADS = 4
+"""Row groups read at once: each is up to 64 MB in memory beside the result."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """States of one feature and layer: row i of `values` is the state of sample `sample_ids[i]`."""
+
+    sample_ids: np.ndarray
+    """str [n], sorted, distinct."""
+    values: np.ndarray
+    """float32 [n, d], C-contiguous."""
+
+
+class Source(NamedTuple):
+    """A `hidden.parquet` and the samples whose rows in it do not count."""
+
+    path: Path
+    excluded: frozenset[str]
+
+
+class _Part(NamedTuple):
+    """A row group that holds wanted rows: their sample ids, and which rows they are (None: all)."""
+
+    path: Path
+    group: int
+    ids: np.ndarray
+    keep: np.ndarray | None
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file whose pages are checked against their checksums as they are read."""
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def read_states(sources: Sequence[Source], where: dict[str, Any], width: int) -> Matrix:
+    """Read the states whose scalar columns equal `where`, in sorted order of their sample ids.
+
+    Row groups whose statistics exclude `where` are not read. Memory: the result and a few row groups.
+
+    Raises:
+        StoreError: a file cannot be read, holds vectors of another width, or a sample twice.
+    """
+    workers = min(_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        parts = [part for found in pool.map(lambda source: _find(source, where), sources) for part in found]
+        ids = np.concatenate([np.empty(0, dtype="U1"), *(part.ids for part in parts)])
+        order = np.argsort(ids, kind="stable")
+        twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+        if len(twice):
+            raise StoreError(
+                f"sample {ids[order][twice[0]]} is stored twice in {parts[0].path}: run `layercache verify`"
+            )
+        place = np.empty(len(ids), dtype=np.int64)
+        place[order] = np.arange(len(ids))
+        values = np.empty((len(ids), width), dtype=np.float32)
+        ends = np.cumsum([len(part.ids) for part in parts])
+        jobs = [pool.submit(_fill, values, place[end - len(part.ids) : end], part) for part, end in zip(parts, ends)]
+        for job in jobs:
+            job.result()
+    return Matrix(ids[order], values)
+
+
+def _find(source: Source, where: dict[str, Any]) -> list[_Part]:
+    """Find the wanted rows of a file by its row groups' statistics, then by their scalar columns."""
+    try:
+        file = open_parquet(source.path)
+        with file:
+            parts = [_rows(file, source, where, group) for group in range(file.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(source.path, error) from error
+    return [part for part in parts if part is not None and len(part.ids)]
+
+
+def _rows(file: Any, source: Source, where: dict[str, Any], group: int) -> _Part | None:
+    unsure = _unsure(file.metadata.row_group(group), where)
+    if unsure is None:
+        return None
+    table = file.read_row_group(group, columns=["sample_id", *unsure])
+    ids = np.array(table["sample_id"].to_pylist(), dtype=str)
+    keep = np.ones(len(ids), dtype=bool)
+    for name in unsure:
+        keep &= pc.equal(table[name], where[name]).to_numpy()
+    if source.excluded:
+        keep &= np.fromiter((name not in source.excluded for name in ids.tolist()), dtype=bool, count=len(ids))
+    return _Part(source.path, group, ids, None) if keep.all() else _Part(source.path, group, ids[keep], keep)
+
+
+def _unsure(group: Any, where: dict[str, Any]) -> list[str] | None:
+    """Return the columns whose statistics leave open whether a row is wanted; None when no row can be."""
+    unsure = set(where)
+    for index in range(group.num_columns):
+        column = group.column(index)
+        name = column.path_in_schema
+        if name in where and column.is_stats_set and column.statistics.has_min_max:
+            low, high = column.statistics.min, column.statistics.max
+            if not low <= where[name] <= high:
+                return None
+            if low == high and column.statistics.null_count == 0:
+                unsure.discard(name)
+    return sorted(unsure)
+
+
+def _fill(values: np.ndarray, place: np.ndarray, part: _Part) -> None:
+    """Read the vectors of a part into their places."""
+    width = values.shape[1]
+    try:
+        with open_parquet(part.path) as file:
+            column = file.read_row_group(part.group, columns=["vector"])["vector"]
+        rows = pa.chunked_array([chunk.flatten() for chunk in column.chunks], type=pa.float32()).to_numpy()
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(part.path, error) from error
+    if len(rows) != len(column) * width:
+        raise StoreError(f"{part.path} holds vectors that are not {width} wide: run `layercache verify`")
+    rows = rows.reshape(-1, width)
+    values[place] = rows if part.keep is None else rows[part.keep]
+
+
+def unreadable(path: Path, error: BaseException) -> StoreError:
+    """Return the error for a Parquet file of a shard that cannot be read."""
+    return StoreError(f"{path} cannot be read ({first_line(error)}): run `layercache verify`")

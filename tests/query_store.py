@@ -1,0 +1,178 @@
+"""A small store with everything that the named queries read, and what it holds as NumPy arrays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from layercache.recipe import parse_label
+from layercache.store import results, writer
+from layercache.store.layout import Run
+
+N, LAYERS, WIDTH = 6, 4, 8
+POOLING, LENS = "mean@prompt", "lens:last@prompt:top3"
+IDS = [f"{number:024x}" for number in range(N)]
+PROMPTS = [f"Film {number}: a story | of *stars*\nand <b>war</b>" for number in range(N)]
+RATINGS = np.array([7.5, 3.0, np.nan, 9.25, 5.0, 6.0])
+GENRES = [["war", "drama"], ["drama"], [], ["war"], ["comedy", "drama"], ["comedy"]]
+CERTIFICATES = ["U", "PG", "U", None, "U", "PG"]
+GOOD = [True, False, False, True, False, True]
+SPLITS = ["train", "train", "train", "test", "test", "test"]
+
+
+@dataclass
+class Held:
+    """What a store holds."""
+
+    path: Path
+    run: Run
+    states: np.ndarray
+    """float32 [layers, samples, width]."""
+    entropy: np.ndarray
+    """float32 [layers, samples]."""
+    logprobs: np.ndarray
+    """float32 [layers, samples, 3], best first."""
+    agrees: np.ndarray
+    """bool [layers, samples]."""
+    correct: np.ndarray
+    """float [layers, samples]: the probe's hits, out of fold."""
+    probability: np.ndarray
+    """float [layers, samples]: of the class predicted."""
+    error: np.ndarray
+    """float [layers, samples]: prediction − truth of the rating."""
+
+
+def build(path: Path) -> Held:
+    """Write the store and say what it holds."""
+    rng = np.random.default_rng(7)
+    run = writer.open_run(
+        path,
+        {"dtype": "float32"},
+        model="toy",
+        layers=[(k, f"block.{k}") for k in range(LAYERS)],
+        width=WIDTH,
+        final_layer=3,
+    )
+    agrees = rng.random((LAYERS, N)) < 0.5
+    agrees[-1] = True
+    held = Held(
+        path=path,
+        run=run,
+        states=rng.standard_normal((LAYERS, N, WIDTH)).astype(np.float32),
+        entropy=rng.random((LAYERS, N)).astype(np.float32),
+        logprobs=-np.sort(rng.random((LAYERS, N, 3)).astype(np.float32) * 3),
+        agrees=agrees,
+        correct=(rng.random((LAYERS, N)) < 0.6).astype(float),
+        probability=rng.random((LAYERS, N)),
+        error=rng.standard_normal((LAYERS, N)),
+    )
+    held.correct[2] = [1, 0, 1, 0, 1, 1]
+    held.correct[0] = held.correct[1] = held.correct[3] = [0, 0, 1, 0, 1, 0]
+    _put_shard(held)
+    _put_rows(held)
+    _put_results(held)
+    return held
+
+
+def _put_shard(held: Held) -> None:
+    outputs = {f"hidden:resid:{POOLING}": list(range(LAYERS)), LENS: list(range(LAYERS))}
+    shard = writer.Shard(held.run, outputs, provenance={"host": "here", "device": "cpu", "created": "2026-01-01"})
+    gap = {"output": "hidden:resid:mean@answer", "reason": "empty span"}
+    shard.add(
+        "samples",
+        {
+            "sample_id": IDS,
+            "prompt": PROMPTS,
+            "n_tokens": [4, 5, 6, 7, 8, 30],
+            "n_special": [1] * N,
+            "n_truncated": [0] * (N - 1) + [2],
+            "spans": [[]] * N,
+            "absent": [[gap], [gap], [], [], [], []],
+        },
+    )
+    for layer in range(LAYERS):
+        each = {"sample_id": IDS, "layer": [layer] * N}
+        shard.add("hidden", {**each, "site": ["resid"] * N, "pooling": [POOLING] * N, "vector": held.states[layer]})
+        shard.add(
+            "lens",
+            {
+                **each,
+                "output": [LENS] * N,
+                "position": [3] * N,
+                "position_name": ["last@prompt"] * N,
+                "entropy": held.entropy[layer],
+                "logsumexp": [1.0] * N,
+                "top_ids": [[1, 2, 3]] * N,
+                "top_tokens": [[f"a{layer}", f"b{layer}", f"c{layer}"]] * N,
+                "top_logprobs": held.logprobs[layer].tolist(),
+                "target_id": [2] * N,
+                "target_logprob": held.logprobs[layer, :, 1],
+                "target_rank": [1] * N,
+                "kl_to_final": held.entropy[layer] / 2,
+                "js_to_final": held.entropy[layer] / 4,
+                "agrees_with_final": held.agrees[layer].tolist(),
+            },
+        )
+    shard.publish()
+
+
+def _put_rows(held: Held) -> None:
+    frame = pl.DataFrame(
+        {
+            "row": range(N),
+            "sample_id": IDS,
+            "split": SPLITS,
+            "rating": [None if np.isnan(value) else value for value in RATINGS],
+            "genres": [value or None for value in GENRES],
+            "certificate": CERTIFICATES,
+            "good": GOOD,
+        }
+    )
+    labels = [
+        parse_label(text) for text in ("rating:number", "genres:category", "certificate:category", "good:boolean")
+    ]
+    writer.put_rows(held.run, frame, data="films", source="made", labels=labels, split="split")
+
+
+def _result(
+    run: Run, label: str, metric: str, value: float, layer: int | None, group: str | None = None
+) -> dict[str, Any]:
+    place = {"condition": "clean", "site": "resid", "pooling": POOLING} if layer is not None else {}
+    row = {"run": run.id, "data": "films", "analysis": "probe", "label": label, "metric": metric, "value": value}
+    return {**row, **place, "layer": layer, "group": group, "low": value - 0.1, "high": value + 0.1, "n": N}
+
+
+RATING_MSE = [4.0, 2.5, 1.5, 2.0]
+GOOD_ACCURACY = [0.5, 0.75, 0.75, 0.25]
+
+
+def _put_results(held: Held) -> None:
+    run = held.run
+    rows = [_result(run, "rating", "mse", value, layer) for layer, value in enumerate(RATING_MSE)]
+    rows += [_result(run, "good", "accuracy", value, layer) for layer, value in enumerate(GOOD_ACCURACY)]
+    rows += [_result(run, "good", "accuracy", 0.99, 1, "shuffled"), _result(run, "good", "best_layer_share", 1.0, 1)]
+    rows += [_result(run, "rating", "mse", 5.0, None, "mean"), _result(run, "rating", "mse", 3.0, None, "tf-idf")]
+    scores: list[dict[str, Any]] = []
+    for layer in range(LAYERS):
+        place = {"run": run.id, "data": "films", "analysis": "probe", "condition": "clean", "site": "resid"}
+        place |= {"layer": layer, "pooling": POOLING}
+        for row, sample in enumerate(IDS):
+            where = {**place, "row": row, "sample_id": sample, "label": "good"}
+            hit = bool(held.correct[layer, row])
+            said = str(GOOD[row] if hit else not GOOD[row]).lower()
+            scores.append({**where, "metric": "correct", "value": float(hit)})
+            scores.append({**where, "metric": "predicted", "value": held.probability[layer, row], "text": said})
+            where["label"] = "rating"
+            if not np.isnan(RATINGS[row]):
+                error = held.error[layer, row]
+                scores.append({**where, "metric": "error", "value": error})
+                scores.append({**where, "metric": "prediction", "value": RATINGS[row] + error})
+    for table in (rows, scores):
+        columns = {name for entry in table for name in entry}
+        for entry in table:
+            entry.update({name: entry.get(name) for name in columns})
+    outcome = results.Outcome(pa.Table.from_pylist(rows), pa.Table.from_pylist(scores))
+    assert results.save(held.path, "probe", {"labels": ["rating", "good"]}, ["a"], outcome) is not None
