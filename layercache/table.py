@@ -38,17 +38,24 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
         width: characters of a line that long text is cut to fit, for `table`; None cuts nothing.
 
     Raises:
-        QueryError: there is no such format.
+        QueryError: there is no such format, or Parquet has no type for a column.
     """
     if form not in FORMATS:
         raise QueryError(f"unknown format {form!r}: use one of {', '.join(FORMATS)}")
     if form == "parquet":
-        pq.write_table(_distinct_names(table), stream)
+        _write_parquet(table, stream)
         return
     lines = _aligned(table, width) if form == "table" else _WRITERS[form](table)
     for line in lines:
         stream.write(line.encode("utf-8"))
         stream.write(b"\n")
+
+
+def _write_parquet(table: pa.Table, stream: BinaryIO) -> None:
+    try:
+        pq.write_table(_distinct_names(table), stream)
+    except pa.ArrowNotImplementedError as error:
+        raise QueryError(f"the table cannot be written as Parquet ({error}): cast that column to VARCHAR") from error
 
 
 def _distinct_names(table: pa.Table) -> pa.Table:

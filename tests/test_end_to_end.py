@@ -1,7 +1,6 @@
 """The main job through the command line: extract once, ask often, lose nothing when killed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -158,11 +157,21 @@ def test_sql_and_numpy_agree(call: Call, films: Path) -> None:
         np.testing.assert_allclose([row["norm"] for row in answer], expected[order], rtol=1e-5)
 
 
+# Shards of one batch each: a run of seconds then has many moments of publishing to be killed at.
+EXTRACT = """
+import sys
+from pathlib import Path
+from layercache import dataset
+from layercache.extract.run import extract
+from layercache.progress import Progress
+from layercache.recipe import DataSpec, ExtractSpec, ModelSpec
+data = dataset.load(DataSpec(source=sys.argv[2], template="{prompt}"))
+extract(ModelSpec(model="demo"), data, ExtractSpec(batch_tokens=512), Path(sys.argv[1]), Progress(), shard_seconds=0)
+"""
+
+
 def _start(store: Path, data: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "layercache", "extract", "-q", "--store", str(store), "--model", "demo"]
-    command += ["--data", str(data), "--prompt", "{prompt}", "--batch-tokens", "512"]
-    # Shards of one batch: a run of seconds then has many moments of publishing to be killed at.
-    return subprocess.Popen(command, env={**os.environ, "LAYERCACHE_SHARD_SECONDS": "0"}, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", EXTRACT, str(store), str(data)])
 
 
 def _content(path: Path) -> tuple[list[tuple[str, int, str]], np.ndarray, list[Any]]:
@@ -207,12 +216,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, delays: tuple[float, 
 def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     data = tmp_path / "questions.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": f"Question {n} " * 60}) for n in range(3000)))
-    process = _start(tmp_path / "s", data)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "s").glob("run=*/condition=*/shard=*")) and time.monotonic() < deadline:
+    command = [sys.executable, "-m", "layercache", "extract", "--store", str(tmp_path / "s"), "--model", "demo"]
+    process = subprocess.Popen([*command, "--data", str(data), "--prompt", "{prompt}"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "s").glob("run=*/run.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
     assert b"the same command again does the rest" in stderr
     assert b"Traceback" not in stderr

@@ -24,6 +24,7 @@ from layercache.recipe import ProbeSpec
 from layercache.store.layout import Feature, Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
+from layercache.store.states import Matrix
 
 
 class _Task(NamedTuple):
@@ -50,7 +51,7 @@ def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
         for run, feature, group in _by_feature(tasks):
             fitted: list[list[Fitted]] = [[] for _ in group]
             for layer in feature.layers:
-                states = store.matrix(run, layer, feature.pooling, site=feature.site)
+                states = _states(store, run, feature, layer)
                 for task, layers in zip(group, fitted):
                     x = states.values[np.searchsorted(states.sample_ids, task.problem.sample_ids)]
                     layers.append(fit_layer(x, task.problem, layer, spec.keep, pool))
@@ -58,6 +59,18 @@ def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
             for task, layers in zip(group, fitted):
                 scorecard.add_probes(card, task.problem, feature, layers, spec, pool)
     return Outcome(tables.results(card.rows), tables.joined(card.scores), card.files)
+
+
+def _states(store: Store, run: Run, feature: Feature, layer: int) -> Matrix:
+    """Read the states of a layer; a probe cannot be fitted on infinities."""
+    states = store.matrix(run, layer, feature.pooling, site=feature.site)
+    broken = int((~np.isfinite(states.values)).any(axis=1).sum())
+    if broken:
+        raise AnalysisError(
+            f"{run.id}: {broken:,} samples have infinite or NaN states {feature.pooling} at layer {layer}; "
+            "choose other layers, or extract in a wider dtype"
+        )
+    return states
 
 
 def _runs(problems: Sequence[Problem]) -> list[Run]:

@@ -89,7 +89,9 @@ def problems(store: Store, spec: ProbeSpec, progress: Progress) -> list[Problem]
         if wanted:
             rows, labels = store.rows(run, info.name), store.labels(run, info.name)
             prompts = store.samples(run).select("sample_id", "prompt")
-            frame = rows.join(prompts, on="sample_id", how="inner", maintain_order="left").sort("row")
+            # The user's own columns go first: one may well be called `prompt`, too.
+            frame = rows.select("row", "sample_id", "split", _grouping(rows, info, spec))
+            frame = frame.join(prompts, on="sample_id", how="inner", maintain_order="left").sort("row")
             for label in wanted:
                 problem, said = _problem(run, info, label, frame, labels, len(rows), spec)
                 found.append(problem)
@@ -118,8 +120,7 @@ def _problem(
     where = f"{info.name}, label {label.name!r}"
     values = labels.filter(pl.col("name") == label.name).select("row", "number", "text")
     known = pl.col("number").is_finite() if label.kind in {_NUMBER, "boolean"} else pl.col("text").is_not_null()
-    here = frame.select("row", "sample_id", "prompt", "split", *_grouping(frame, info, spec))
-    here = here.join(values.filter(known), on="row", how="inner", maintain_order="left")
+    here = frame.join(values.filter(known), on="row", how="inner", maintain_order="left")
     if here.is_empty():
         raise AnalysisError(f"{where}: none of the {total} rows has both a label and a stored sample")
     y, classes, notes = _target(here, label, where, spec.min_class)
@@ -129,7 +130,7 @@ def _problem(
         label=label.name,
         count=spec.folds,
         seed=spec.seed,
-        group_by=here["group"].to_list() if "group" in here.columns else None,
+        group_by=here["group"].to_list(),
         split=None if here["split"].is_null().all() else here["split"].to_list(),
         classes=None if classes is None else y,
     )
@@ -154,18 +155,16 @@ def _problem(
     return problem.take(folds.assignment != UNUSED), notes
 
 
-def _grouping(frame: pl.DataFrame, info: RowsInfo, spec: ProbeSpec) -> list[pl.Expr]:
-    """Return the column that ties rows together, as text called `group`; none where none is set."""
+def _grouping(rows: pl.DataFrame, info: RowsInfo, spec: ProbeSpec) -> pl.Expr:
+    """Return the column that ties rows together, as text called `group`; all NULL where none is set."""
     name = spec.group_by or info.group_by
     if name is None:
-        return []
-    if name not in frame.columns:
-        raise AnalysisError(
-            f"group_by: data set {info.name} has no column {name!r}: {select.hint(name, frame.columns)}"
-        )
+        return pl.lit(None, pl.String).alias("group")
+    if name not in rows.columns:
+        raise AnalysisError(f"group_by: data set {info.name} has no column {name!r}: {select.hint(name, rows.columns)}")
     column = pl.col(name)
-    text = column.list.join("\n", ignore_nulls=True) if frame.schema[name] == pl.List(pl.String) else column
-    return [text.cast(pl.String).alias("group")]
+    text = column.list.join("\n", ignore_nulls=True) if rows.schema[name] == pl.List(pl.String) else column
+    return text.cast(pl.String).alias("group")
 
 
 def _target(
@@ -186,7 +185,8 @@ def _target(
     if len(classes) < 2:
         lower = f"; lower min_class ({min_class}) to keep rare ones" if notes else ""
         raise AnalysisError(f"{where}: all {len(names)} rows have the class {classes[0]!r}{lower}")
-    return np.searchsorted(np.array(classes), names.to_numpy().astype(str)).astype(np.int64), classes, notes
+    numbers_of = {name: number for number, name in enumerate(classes)}
+    return np.array([numbers_of[name] for name in names], dtype=np.int64), classes, notes
 
 
 def _merge_rare(names: pl.Series, where: str, min_class: int) -> tuple[pl.Series, list[str]]:

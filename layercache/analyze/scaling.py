@@ -66,12 +66,12 @@ class Linear(NamedTuple):
 
 @contextmanager
 def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """Open a pool with a thread a core, each doing its linear algebra alone.
+    """Open a pool with a thread a core (at most 8, each needs memory), each doing its linear algebra alone.
 
     Folds in parallel use the cores better than threads inside one small product do, results do not depend on
     the number of cores, and a busy machine does not stall (spinning BLAS threads were 100 times slower there).
     """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         yield pool
 
 

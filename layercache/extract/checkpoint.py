@@ -83,7 +83,7 @@ def find(model: str, revision: str | None = None, *, trust_remote_code: bool = F
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         except Exception as error:
-            raise ModelError(f"model {model}: {remote_code_hint(error)}") from error
+            raise ModelError(f"model {model}: {load_hint(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"model {model} is an encoder-decoder: layercache reads models that are one stack of blocks")
     return Checkpoint(name, folder, config, raw, weights, tensors, trust_remote_code)
@@ -110,8 +110,10 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300].rstrip(".:") if lines else type(error).__name__
 
 
-def remote_code_hint(error: BaseException) -> str:
+def load_hint(error: BaseException) -> str:
     """Say what a failed load needs, in one line."""
+    if "does not support an attention implementation" in str(error):
+        return "transformers has no such attention kernel for it; use --attn eager"
     if "trust_remote_code" in str(error):
         return "it needs code that comes with it; pass --trust-remote-code if you trust its author"
     return first_line(error)

@@ -30,6 +30,8 @@ _CHUNK_ELEMENTS = 1 << 24
 _STATISTICS_ELEMENTS = 1 << 19
 """Logits whose statistics are taken together; small enough to stay in a CPU's cache."""
 _BLOCK = 128
+_FLOOR = -10_000.0
+"""A log-probability whose exponential is 0; keeps 0 · log 0 a number where a logit is -inf."""
 
 
 @dataclass
@@ -192,7 +194,7 @@ class _Final:
     """The final layer's distributions of some positions: log-probabilities, entropy and best token."""
 
     def __init__(self, logits: torch.Tensor) -> None:
-        self.logp = torch.log_softmax(logits, dim=-1)
+        self.logp = torch.log_softmax(logits, dim=-1).clamp_min_(_FLOOR)
         self.p = self.logp.exp()
         self.entropy = -_dot(self.p, self.logp)
         self.best = logits.argmax(dim=-1)
@@ -216,7 +218,7 @@ def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch
     best = top[:, :1]
     target = z.gather(1, targets[:, None])
     rank = (z > target).sum(dim=1, dtype=torch.int32)
-    shifted = z - best
+    shifted = (z - best).clamp_min_(_FLOOR)
     p = shifted.exp()
     total = p.sum(dim=1, keepdim=True)
     log_total = total.log()

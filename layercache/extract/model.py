@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from layercache.errors import ModelError
 from layercache.extract import structure
-from layercache.extract.checkpoint import Checkpoint, first_line, quiet, remote_code_hint
+from layercache.extract.checkpoint import Checkpoint, first_line, quiet, load_hint
 from layercache.extract.structure import Structure
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -75,7 +75,7 @@ def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
                 checkpoint.config, dtype=chosen, trust_remote_code=checkpoint.remote_code, **_attention(attn)
             )
         except Exception as error:
-            raise ModelError(f"model {checkpoint.name}: {remote_code_hint(error)}") from error
+            raise ModelError(f"model {checkpoint.name}: {load_hint(error)}") from error
     found = structure.analyse(skeleton, checkpoint.config)
     offset = _position_offset(found.base)
     return Plan(
@@ -115,7 +115,7 @@ def load(plan: Plan) -> Model:
         except torch.OutOfMemoryError as error:
             raise ModelError(f"model {checkpoint.name} does not fit in the memory of {plan.device}") from error
         except Exception as error:
-            raise ModelError(f"model {checkpoint.name}: {remote_code_hint(error)}") from error
+            raise ModelError(f"model {checkpoint.name}: {load_hint(error)}") from error
     _refuse_missing(checkpoint, module, set(info["missing_keys"]))
     module.eval().requires_grad_(False)
     return Model(plan, module, structure.analyse(module, module.config))

@@ -23,7 +23,8 @@ from layercache.extract.unembed import Unembedding
 
 _LONGEST = 24
 _TOLERANCE = {torch.float32: {"eager": 5e-5, "sdpa": 5e-4}}
-_TOLERANCE_16_BIT = 1e-2
+_TOLERANCE_16_BIT = 2e-2
+"""Twice the noise of four blocks. Wrong positions or a wrong layer differ by tens of percent."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def check(model: Model, samples: Sequence[Sample], pad_id: int, unembedding: Une
     if unembedding is not None and logits is not None:
         with torch.inference_mode():
             found = unembedding(alone[model.structure.n_layers])
-        lens = _difference(logits - logits.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True))
-        if not lens <= _lens_tolerance(tolerance):
+        # A constant added to all logits changes no probability, and would hide a difference in the others.
+        lens = _difference(logits - logits.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True), model)
+        if not lens <= tolerance:
             raise _failed(model, "the lens at the last layer against the model's own logits", lens, tolerance)
     return CheckResult(hooks, padding, lens, tolerance)
 
@@ -122,18 +124,18 @@ def _compare(
 ) -> float:
     worst = 0.0
     for layer, state in expected.items():
-        difference = _difference(state, found[layer])
+        difference = _difference(state, found[layer], model)
         if not difference <= tolerance:
             raise _failed(model, f"{what}, layer {layer}", difference, tolerance)
         worst = max(worst, difference)
     return worst
 
 
-def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Return the relative L2 difference a token: the largest, or in a noisy dtype the median."""
+def _difference(expected: torch.Tensor, found: torch.Tensor, model: Model) -> float:
+    """Return the relative L2 difference a token: the largest, or in 16 bits the median, since single tokens jump."""
     expected, found = expected.double(), found.double()
-    size = expected.norm(dim=-1).clamp_min(1e-12)
-    return float(((expected - found).norm(dim=-1) / size).max())
+    each = (expected - found).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
+    return float(each.max() if model.plan.dtype == torch.float32 else each.median())
 
 
 def _own(model: Model, batch: Batch, *, with_logits: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:
@@ -166,12 +168,11 @@ def _batch(model: Model, pieces: list[Sample], pad_id: int, *, left: bool = Fals
 
 
 def _tolerance(model: Model) -> float:
+    """Return the difference allowed. In 16 bits every block adds its own rounding, so it grows as their root."""
     known = _TOLERANCE.get(model.plan.dtype)
-    return _TOLERANCE_16_BIT if known is None else known.get(model.plan.attention, max(known.values()))
-
-
-def _lens_tolerance(tolerance: float) -> float:
-    return tolerance
+    if known is None:
+        return _TOLERANCE_16_BIT * max(1.0, (model.structure.n_layers / 4) ** 0.5)
+    return known.get(model.plan.attention, max(known.values()))
 
 
 def _failed(model: Model, what: str, found: float, tolerance: float) -> ModelError:

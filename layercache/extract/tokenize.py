@@ -108,9 +108,15 @@ def sample_id(tokens: Sequence[int], spans: dict[str, tuple[int, int]], target: 
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids that a tokenizer marks as special, added ones included."""
-    added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return frozenset([*tokenizer.all_special_ids, *added])
+    """Return the ids that a tokenizer marks as special, added ones included.
+
+    The token for unknown words is not among them, since it stands for the user's text, unless the
+    tokenizer uses it as another special token too (GPT-2).
+    """
+    named = {name: tokenizer.convert_tokens_to_ids(str(token)) for name, token in tokenizer.special_tokens_map.items()}
+    others = {number for name, number in named.items() if name != "unk_token"}
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset((added | set(tokenizer.all_special_ids)) - ({named.get("unk_token")} - others))
 
 
 @dataclass(frozen=True)

@@ -34,17 +34,19 @@ class Look(NamedTuple):
 def look(models: Sequence[str], frame: pl.DataFrame, measure: Measure) -> Look:
     """Choose one y axis for every panel of a figure.
 
-    Scales with two ends are drawn whole. R² has no lower end and can be very negative where a probe fails: the axis
-    then stops at −0.5, and `cut` says that something lies below it.
+    Scales with two ends are drawn whole. Where the numbers go below the measure's floor (R² of a probe that fails
+    does), the axis stops there; `cut` says that something lies beyond an end.
     """
     ends = [frame[name].cast(pl.Float64).fill_nan(None).drop_nulls() for name in ("value", "low", "high")]
     values = pl.concat(ends)
     least, most = or_else(values.min(), 0.0), or_else(values.max(), 1.0)
-    low = measure.low if measure.low is not None else min(0.0, least)
+    low = measure.low if measure.low is not None else min(0.0, 1.05 * least)
     high = measure.high if measure.high is not None else max(most * 1.05, low)
-    cut = measure.low is None and measure.high is not None and low < -0.5
+    if measure.floor is not None:
+        low = max(low, measure.floor)
+    cut = least < low or most > high
     layers = frame["layer"].drop_nulls().unique().sort().to_list()
-    return Look(models, layers, measure, (-0.5 if cut else low, high if high > low else low + 1), cut)
+    return Look(models, layers, measure, (low, high if high > low else low + 1), cut)
 
 
 def curves(frame: pl.DataFrame, baselines: pl.DataFrame, style: Look, title: str = "") -> alt.TopLevelMixin:
@@ -85,18 +87,17 @@ def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "
     return grid(drawn, title)
 
 
-def shares(frame: pl.DataFrame, models: Sequence[str], axis: str, title: str = "") -> alt.TopLevelMixin:
-    """Draw a histogram over layers, the models' bars side by side.
+def shares(frame: pl.DataFrame, models: Sequence[str], layers: Sequence[int], title: str = "") -> alt.TopLevelMixin:
+    """Draw a histogram of prediction depths over layers, the models' bars side by side.
 
     Args:
         frame: panel, model, layer, share (0 to 1), n (samples at this layer).
         models: their order gives the colours.
-        axis: title of the x axis.
+        layers: the layers there are, in order.
         title: above the figure.
     """
     panels = frame["panel"].unique(maintain_order=True).to_list()
-    layers = frame["layer"].unique().sort().to_list()
-    x = alt.X("layer:O", title=axis, scale=alt.Scale(domain=list(range(layers[0], layers[-1] + 1))))
+    x = alt.X("layer:O", title="layer from which the top token stays", scale=alt.Scale(domain=list(layers)))
     x = x.axis(labelAngle=0, values=ticks(layers), grid=False)
     drawn = []
     for panel in panels:
@@ -149,18 +150,19 @@ def _line_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
 
 
 def _baseline_layers(own: pl.DataFrame, every: pl.DataFrame, style: Look) -> list[alt.Chart]:
-    """Rules for systems without layers, lines for those that have them (shuffled labels)."""
+    """Draw rules for systems without layers, lines for those that have several (shuffled labels)."""
     names = every["baseline"].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=names, range=[theme.dash(name) for name in names])
-    legend = alt.Legend(symbolSize=500, symbolStrokeWidth=1.5)
+    legend = alt.Legend(symbolSize=300, symbolStrokeWidth=1.5)
     dash = alt.StrokeDash("baseline:N", title="baseline", scale=scale, legend=legend)
     tips = ["baseline:N", "model:N", tip("value", style.measure.name), tip("low", "from"), tip("high", "to")]
     drawn = []
-    rules = own.filter(pl.col("layer").is_null()).unique(["baseline", "value"], keep="first", maintain_order=True)
+    level = pl.col("layer").is_null() if len(style.layers) > 1 else pl.lit(True)
+    rules = own.filter(level).unique(["baseline", "value"], keep="first", maintain_order=True)
     if len(rules):
         rule = chart(rules).mark_rule(style="baseline", clip=style.cut)
         drawn.append(rule.encode(y=_y(style, "value"), strokeDash=dash, tooltip=tips))
-    lines = own.filter(pl.col("layer").is_not_null())
+    lines = own.filter(~level)
     if len(lines):
         line = chart(lines).mark_line(style="baseline", strokeWidth=1.5, clip=style.cut)
         drawn.append(line.encode(x=_x(style), y=_y(style, "value"), strokeDash=dash, detail="model:N", tooltip=tips))

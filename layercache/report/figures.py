@@ -53,13 +53,13 @@ def held_out(store: Store, task: Task) -> Chart | None:
     title = f"{plain(task.label)} ({plain(task.data)})"
     if found["predicted"].dtype.is_numeric():
         drawn = [part.gather_every(1 + len(part) // predictions.MAX_POINTS) for part in parts]
-        return sample_charts.scatter(pl.concat(drawn), _models(found), plain(task.label), title)
+        return sample_charts.scatter(pl.concat(drawn), _models(found), title)
     tables = [
         predictions.counts(part, sample_charts.MAX_CLASSES).with_columns(panel=pl.lit(part["panel"][0]))
         for part in parts
         if len(part)
     ]
-    return sample_charts.confusion(pl.concat(tables), plain(task.label), title)
+    return sample_charts.confusion(pl.concat(tables), title)
 
 
 def entropy(data: str, numbers: pl.DataFrame) -> Chart | None:
@@ -83,14 +83,13 @@ def lens(data: str, numbers: pl.DataFrame, metric: str, title: str) -> Chart | N
     return charts.curves(own, none, look(own, metric), f"{title} ({plain(data)})")
 
 
-def depth(store: Store, data: str) -> Chart | None:
+def depth(store: Store, data: str, numbers: pl.DataFrame) -> Chart | None:
     """Draw at which layer the samples' predictions settle."""
     found = frames.depths(store, data)
-    if not len(found):
+    layers = numbers["layer"].drop_nulls().unique().sort().to_list()
+    if not len(found) or not layers:
         return None
-    return charts.shares(
-        found, _models(found), "layer from which the top token stays", f"Prediction depth ({plain(data)})"
-    )
+    return charts.shares(found, _models(found), layers, f"Prediction depth ({plain(data)})")
 
 
 def tokens(sample: samples.Sample) -> Chart:
@@ -115,7 +114,7 @@ def _lens(metric: str, title: str) -> Callable[[Store, pl.DataFrame], Chart | No
 
 
 def _depth(store: Store, numbers: pl.DataFrame) -> Chart | None:
-    return _stacked([depth(store, data) for data, _ in frames.entropies(numbers)])
+    return _stacked([depth(store, data, own) for data, own in frames.entropies(numbers)])
 
 
 def _tokens(store: Store, numbers: pl.DataFrame) -> Chart | None:

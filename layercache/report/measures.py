@@ -11,6 +11,7 @@ class Measure(NamedTuple):
         name: in a sentence.
         axis: on an axis, with the unit.
         low, high: the ends of its scale; None where it has none.
+        floor: where the axis stops at the latest, for a scale without a lower end that can go very far down.
         rising: whether more is better.
     """
 
@@ -18,6 +19,7 @@ class Measure(NamedTuple):
     axis: str
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
     rising: bool = True
 
 
@@ -26,7 +28,7 @@ MEASURES: dict[str, Measure] = {
     "balanced_accuracy": Measure("balanced accuracy", "balanced accuracy (mean recall)", 0, 1),
     "macro_f1": Measure("macro F1", "macro F1", 0, 1),
     "auc": Measure("AUC", "area under the ROC curve", 0, 1),
-    "r2": Measure("R²", "R² (share of variance)", None, 1),
+    "r2": Measure("R²", "R² (share of variance)", None, 1, floor=-0.5),
     "spearman": Measure("Spearman correlation", "Spearman rank correlation", -1, 1),
     "mse": Measure("mean squared error", "mean squared error (label's unit, squared)", 0, rising=False),
     "entropy": Measure("entropy", "entropy (nats)", 0, rising=False),

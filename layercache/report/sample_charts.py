@@ -31,20 +31,19 @@ def bars(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
     return titled(alt.vconcat(*rows), title)
 
 
-def scatter(frame: pl.DataFrame, models: Sequence[str], label: str, title: str = "") -> alt.TopLevelMixin:
+def scatter(frame: pl.DataFrame, models: Sequence[str], title: str = "") -> alt.TopLevelMixin:
     """Draw predictions of a number against its true value, out of fold, beside the line where they agree.
 
     Args:
         frame: panel, model, row, truth, predicted.
         models: their order gives the colours.
-        label: what is predicted.
         title: above the figure.
     """
     least = min(or_else(frame["truth"].min(), 0.0), or_else(frame["predicted"].min(), 0.0))
     most = max(or_else(frame["truth"].max(), 1.0), or_else(frame["predicted"].max(), 1.0))
     scale = alt.Scale(domain=[least, most if most > least else least + 1], nice=True, zero=False)
-    x = alt.X("truth:Q", title=f"true {label}", scale=scale, axis=alt.Axis(grid=False))
-    y = alt.Y("predicted:Q", title=f"predicted {label}", scale=scale)
+    x = alt.X("truth:Q", title="true", scale=scale, axis=alt.Axis(grid=False))
+    y = alt.Y("predicted:Q", title="predicted", scale=scale)
     ends = pl.DataFrame({"truth": [least, most], "predicted": [least, most]})
     drawn = []
     for panel in frame["panel"].unique(maintain_order=True):
@@ -60,26 +59,25 @@ def scatter(frame: pl.DataFrame, models: Sequence[str], label: str, title: str =
     return grid(drawn, title, models, columns=3)
 
 
-def confusion(frame: pl.DataFrame, label: str, title: str = "") -> alt.TopLevelMixin:
+def confusion(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
     """Draw which class was taken for which: a panel each, shaded by the share of the true class.
 
     Args:
         frame: panel, truth, predicted, n, share (of the true class, 0 to 1).
-        label: what is predicted.
         title: above the figure.
     """
     classes = sorted({*frame["truth"], *frame["predicted"]})
-    x = alt.X("predicted:N", title=f"predicted {label}", sort=classes, scale=alt.Scale(domain=classes))
+    x = alt.X("predicted:N", title="predicted", sort=classes, scale=alt.Scale(domain=classes))
     x = x.axis(labelAngle=-40 if any(len(name) > 4 for name in classes) else 0, labelLimit=90)
-    y = alt.Y("truth:N", title=f"true {label}", sort=classes, scale=alt.Scale(domain=classes)).axis(labelLimit=90)
+    y = alt.Y("truth:N", title="true", sort=classes, scale=alt.Scale(domain=classes)).axis(labelLimit=90)
     shade = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.75]), legend=None)
     side = max(34 * len(classes), 120)
     drawn = []
     for panel in frame["panel"].unique(maintain_order=True):
         base = chart(frame.filter(panel=panel)).encode(x=x, y=y)
         tips = ["truth:N", "predicted:N", tip("n", "rows", ",d"), tip("share", "share of the true class", ".0%")]
-        cells = base.mark_rect(color=theme.PALETTE[0]).encode(fillOpacity=shade, tooltip=tips)
-        counts = base.mark_text(style="label", fontSize=10).encode(text=alt.Text("n:Q", format=",d"))
+        cells = base.mark_rect().encode(fillOpacity=shade, tooltip=tips)
+        counts = base.mark_text(fontSize=10).encode(text=alt.Text("n:Q", format=",d"))
         drawn.append(alt.layer(cells, counts).properties(title=panel, width=side, height=side))
     return grid(drawn, title, columns=3)
 

@@ -7,7 +7,7 @@ import polars as pl
 from layercache import queries
 from layercache.report.frames import model_names, to_polars
 from layercache.report.text import token
-from layercache.store.layout import CLEAN, LensOutput, RowsInfo, Run
+from layercache.store.layout import CLEAN, LensOutput, Run
 from layercache.store.reader import Store
 
 STOPS = 5
@@ -28,15 +28,15 @@ def choose(store: Store, how_many: int, n_tokens: int) -> list[Sample]:
 
     Nobody picks them, and the choice is the same every time. Several data sets share the number.
     """
-    sets: dict[str, list[tuple[Run, RowsInfo]]] = {}
-    for run in store.runs():
-        for info in store.data(run):
-            if store.lens_outputs(run):
-                sets.setdefault(info.name, []).append((run, info))
+    names = model_names(store)
+    sets: dict[str, list[Run]] = {}
+    for run in sorted(store.runs(), key=lambda run: names[run.id]):
+        for info in store.data(run) if store.lens_outputs(run) else []:
+            sets.setdefault(info.name, []).append(run)
     shares = [how_many // len(sets) + (number < how_many % len(sets)) for number in range(len(sets))]
     found = []
-    for (data, held), share in zip(sorted(sets.items()), shares):
-        found += _of_data(store, data, [run for run, _ in held], share, n_tokens)
+    for (data, runs), share in zip(sorted(sets.items()), shares):
+        found += _of_data(store, data, runs, share, n_tokens)
     return found
 
 

@@ -17,7 +17,7 @@ _ENTROPY_NOTE = (
     "out that distribution over the vocabulary is; the bands hold the middle part of the samples."
 )
 _SAMPLES_NOTE = (
-    "Chosen by how sure the model is at its last layer, evenly from the surest to the least sure sample. Orange is the "
+    "Chosen by how sure the first model is at its last layer, evenly from the surest to the least sure sample. Orange is the "
     "token that the last layer puts first, green the target where the data names one; ␣ is a space, ⏎ a line end."
 )
 
@@ -27,10 +27,10 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
     parts: list[str | Figure] = [page.paragraph(_PROBE_NOTE, "faint")]
     for task in frames.tasks(numbers):
         parts.append(page.heading(f"{task.label} ({task.data})"))
-        parts.append(page.paragraph(probe_finding(task), "finding"))
+        parts += [page.paragraph(line, "finding") for line in probe_finding(task)]
         shown = measure(task.metric)
         cut = (
-            "; what is below −.5 is cut off, the table has it"
+            "; what lies beyond the axis is cut off, the table has it"
             if figures.look(task.scores.filter(metric=task.metric), task.metric).cut
             else ""
         )
@@ -73,14 +73,14 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
                 None,
             ),
             (
-                figures.depth(store, data),
+                figures.depth(store, data, own),
                 "The layer from which a sample's most probable token stays the last layer's.",
                 None,
             ),
             (
                 figures.lens(data, own, "kl_to_final", "Distance"),
                 "KL divergence of the layer's distribution from the last layer's.",
-                "KL divergence",
+                None,
             ),
             (
                 figures.lens(data, own, "target_logprob", "Target"),

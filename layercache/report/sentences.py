@@ -11,12 +11,9 @@ from layercache.report.text import count, interval, number
 _CONTROL = BASELINES["shuffled"]
 
 
-def probe_finding(task: Task) -> str:
-    """Say where a label is read best, by how much it beats the best baseline, and when it does not."""
-    best = task.best()
-    if not len(best):
-        return f"{task.label} could not be scored."
-    return " ".join(_of_model(task, at) for at in best.iter_rows(named=True))
+def probe_finding(task: Task) -> list[str]:
+    """Say for each model where a label is read best, how the baselines do, and when none is beaten."""
+    return [_of_model(task, at) for at in task.best().iter_rows(named=True)] or [f"{task.label} could not be scored."]
 
 
 def _of_model(task: Task, at: dict[str, Any]) -> str:

@@ -43,15 +43,23 @@ def _config(ink: str, faint: str, rule: str, paper: str, palette: tuple[str, ...
             "labelLimit": 320,
             "symbolSize": 70,
             "columnPadding": 14,
+            "layout": {"top": {"anchor": "start", "direction": "horizontal", "margin": 28}},
             "symbolStrokeColor": faint,
         },
-        "title": {"color": ink, "subtitleColor": faint, "fontSize": 13, "subtitleFontSize": 11, "anchor": "start"},
+        "title": {
+            "color": ink,
+            "subtitleColor": faint,
+            "fontSize": 13,
+            "subtitleFontSize": 11,
+            "anchor": "start",
+            "limit": 900,
+        },
         "line": {"strokeWidth": 2},
         "rule": {"color": faint},
+        "text": {"color": ink},
+        "rect": {"color": palette[0]},
         "style": {
             "baseline": {"color": faint, "strokeWidth": 1.5},
-            "label": {"fill": ink},
-            "cell": {"stroke": "transparent"},
         },
     }
 

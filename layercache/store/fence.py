@@ -92,7 +92,7 @@ def check(connection: duckdb.DuckDBPyConnection, query: str, tables: list[str]) 
         raise RefusedError("a PIVOT must name its values: PIVOT … ON column IN (…)")
     if kind != "SELECT":
         raise RefusedError(f"only SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN of a SELECT are run, not {kind}")
-    _check_tree(_tree(connection, query), tables)
+    _check_tree(_tree(connection, query), query, tables)
     return explain + query
 
 
@@ -119,7 +119,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
     return tree
 
 
-def _check_tree(tree: Any, tables: list[str]) -> None:
+def _check_tree(tree: Any, query: str, tables: list[str]) -> None:
     named = {entry["key"].lower() for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])}
     readable = {name.lower() for name in tables} | named
     for node in _nodes(tree):
@@ -134,24 +134,32 @@ def _check_tree(tree: Any, tables: list[str]) -> None:
             )
         if "function_name" in node and node["function_name"].lower() in _REFUSED_FUNCTIONS:
             raise RefusedError(f"{node['function_name']}() is refused")
-        if kind == "BASE_TABLE":
-            _check_table(node, readable, tables)
+        if kind == "BASE_TABLE" and not _is_readable(node, readable):
+            name = str(node.get("table_name"))
+            close = get_close_matches(name.lower(), tables, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(tables)}"
+            raise RefusedError(f"there is no table {name!r}: {hint}{_position(node.get('query_location'), query)}")
 
 
-def _check_table(node: dict[str, Any], readable: set[str], tables: list[str]) -> None:
-    """Refuse a table that does not exist, which DuckDB might take for the path of a file."""
+def _is_readable(node: dict[str, Any], readable: set[str]) -> bool:
+    """Tell whether a table exists; DuckDB might take one that does not for the path of a file."""
     catalog, schema, name = (node.get(f"{part}_name", "").lower() for part in ("catalog", "schema", "table"))
     known = schema in {"information_schema", "pg_catalog"} or name in readable or _SYSTEM_TABLE.fullmatch(name)
-    if known and (catalog, schema) in _SCHEMAS and re.fullmatch(r"[\w -]+", name):
-        return
-    close = get_close_matches(name, tables, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(tables)}"
-    raise RefusedError(f"there is no table {node.get('table_name')!r}: {hint}{_position(node.get('query_location'))}")
+    return bool(known and (catalog, schema) in _SCHEMAS and re.fullmatch(r"[\w -]+", name))
 
 
-def _position(offset: Any) -> str:
-    """Return where in the query something is, for the end of a message; DuckDB's "nowhere" is 2⁶⁴−1."""
-    return f" (at character {int(offset) + 1})" if str(offset).isdigit() and int(offset) < 1 << 32 else ""
+def _position(offset: Any, query: str) -> str:
+    """Return where in the query something is, for the end of a message.
+
+    DuckDB counts bytes from 0; where it does not know, there is none or 2⁶⁴−1.
+    """
+    before = query.encode()[: int(offset)].decode(errors="ignore") if str(offset).isdigit() else query
+    if len(before) >= len(query):
+        return ""
+    column = len(before) - (before.rfind("\n") + 1) + 1
+    return (
+        f" (at character {column})" if "\n" not in query else f" (line {before.count(chr(10)) + 1}, character {column})"
+    )
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -179,7 +187,7 @@ def _limit(request: dict[str, Any]) -> None:
 
 
 def _connect(memory: int) -> duckdb.DuckDBPyConnection:
-    config = {
+    config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory}B",
         "temp_directory": "",
         "autoinstall_known_extensions": False,
@@ -195,8 +203,11 @@ def _connect(memory: int) -> duckdb.DuckDBPyConnection:
 
 def _prepare(connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> None:
     """Make the views, then lock everything else."""
-    for statement in request["setup"]:
-        connection.execute(statement)
+    try:
+        for statement in request["setup"]:
+            connection.execute(statement)
+    except duckdb.Error as error:
+        raise RefusedError(f"{one_line(error)}: run `layercache verify`") from error
     directories = ", ".join("'" + path.replace("'", "''") + "'" for path in request["directories"])
     # In this order: allowed directories cannot be set any more once external access is off.
     connection.execute(f"SET allowed_directories = [{directories}]")
@@ -247,8 +258,8 @@ def _answer(request: dict[str, Any], out: BinaryIO) -> None:
             writer.write_batch(batch)
 
 
-def one_line(error: BaseException) -> str:
-    """Return a DuckDB error as one line: what was wrong, the candidates, where in the query."""
+def one_line(error: BaseException, query: str = "") -> str:
+    """Return a DuckDB error as one line: what was wrong, the candidates, where in the query it was."""
     text = str(error)
     head, _, tail = text.partition(": ")
     try:
@@ -258,14 +269,14 @@ def one_line(error: BaseException) -> str:
         message, place = tail if head.endswith("Error") else text, None
     lines = [line.strip() for line in message.split("\nLINE ")[0].splitlines() if line.strip()]
     text = " ".join(lines)
-    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") + _position(place)
+    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…") + _position(place, query)
 
 
 def _failure(error: BaseException, request: dict[str, Any]) -> str:
     if isinstance(error, MemoryError | duckdb.OutOfMemoryException) or "Out of Memory" in str(error):
         megabytes = int(request["memory"]) // 10**6
         return f"the query needs more than {megabytes:,} MB of memory: narrow it, add a LIMIT, or allow more memory"
-    return one_line(error)
+    return one_line(error, request["query"])
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def query(store: Store, text: str, params: Mapping[str, Any] | Sequence[Any] | N
             relation = connection.sql(text, params=params or None)
             return _plain(relation.to_arrow_table()) if relation is not None else pa.table({})
         except duckdb.Error as error:
-            raise QueryError(fence.one_line(error)) from error
+            raise QueryError(fence.one_line(error, text)) from error
 
 
 def _trusted(store: Store, names: Iterable[str], config: dict[str, Any]) -> duckdb.DuckDBPyConnection:

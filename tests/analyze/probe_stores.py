@@ -48,7 +48,7 @@ def put_states(
     """
     absent = absent or {}
     outputs = {f"hidden:{site}:{pooling}": list(layers) for (site, pooling), layers in states.items()}
-    shard = writer.Shard(run, outputs, provenance={})
+    shard = writer.Shard(run, outputs, provenance={}, allow_nonfinite=True)
     shard.add("samples", samples(texts, absent))
     for (site, pooling), layers in states.items():
         gone = absent.get(f"hidden:{site}:{pooling}", set())

@@ -488,5 +488,28 @@ def test_folds_are_the_same_for_every_layer_and_model(monkeypatch: pytest.Monkey
     assert np.array_equal(made[0].assignment, made[1].assignment)
 
 
+def test_columns_of_the_users_own_may_have_any_name(tmp_path: Path):
+    extra = {name: ["always the same"] * N for name in ("prompt", "group", "number", "text", "name", "fold")}
+    store, _ = simple(tmp_path / "store", columns(extra), ["rating:number"])
+    plain, _ = simple(tmp_path / "plain", labels=["rating:number"])
+    assert probe(store, layers=[2]).results.equals(probe(plain, layers=[2]).results)
+
+
+def test_class_names_that_differ_by_a_nul(tmp_path: Path):
+    store, _ = simple(tmp_path / "store", columns({"odd": ["a" + "\0" * (i % 2) for i in range(N)]}), ["odd:category"])
+    found = probe(store, layers=[2])
+    assert value(stores.frame(found.results), metric="accuracy", group="majority") == pytest.approx(0.5, abs=0.1)
+
+
+def test_infinite_states_are_refused(tmp_path: Path):
+    planted = stores.planted(N, WIDTH, LAYERS, BEST, signal())
+    planted[1][3, 4] = np.inf
+    run = stores.new_run(tmp_path / "store", width=WIDTH, layers=LAYERS)
+    stores.put_rows(run, columns(), TEXTS, ["rating:number"])
+    stores.put_states(run, TEXTS, {("resid", "mean@prompt"): planted})
+    with pytest.raises(AnalysisError, match="1 samples have infinite or NaN states mean@prompt at layer 1"):
+        probe(stores.opened(tmp_path / "store"))
+
+
 def test_every_kind_of_the_recipe_has_its_function():
     assert set(KINDS) == set(ANALYSES)

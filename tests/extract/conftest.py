@@ -74,7 +74,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mpt": _SMALL | {"d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 128},
     "bert": _MULTI_HEAD,
     "roberta": _MULTI_HEAD | {"pad_token_id": 0, "max_position_embeddings": 128},
-    "modernbert": _MULTI_HEAD | {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
+    "modernbert": _MULTI_HEAD
+    | {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
     "distilbert": _SMALL | {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 128},
     "electra": _MULTI_HEAD | {"embedding_size": 16},
     "albert": _MULTI_HEAD | {"embedding_size": 16},
@@ -89,7 +90,10 @@ def make_tokenizer(*, encoder: bool = False, chat: bool = False) -> PreTrainedTo
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=320,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator(TEXTS, trainer)
     single = "<s> $A </s>" if encoder else "<s> $A"

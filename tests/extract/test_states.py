@@ -41,16 +41,12 @@ def run_kind(folder: Path, kind: str, store: Path, **settings: Any) -> Extracted
     opened = reader.open(store)
     reference = Reference(folder, kind, attn=None if spec.attn == "auto" else spec.attn)
     ids = opened.rows(summary.run, "data")["sample_id"].to_list()
-    passed = {
-        one: (reference.run(prompt.text), prompt.spans) for one, prompt in zip(ids, data.prompts, strict=True)
-    }
+    passed = {one: (reference.run(prompt.text), prompt.spans) for one, prompt in zip(ids, data.prompts, strict=True)}
     return Extracted(opened, opened.run(summary.run), passed, reference)
 
 
 @pytest.fixture(scope="module")
-def extracted(
-    models_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Extracted]:
+def extracted(models_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Extracted]:
     done: dict[str, Extracted] = {}
 
     def get(kind: str) -> Extracted:
@@ -98,9 +94,7 @@ def test_states_are_the_models_own(kind: str, extracted: Callable[[str], Extract
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_lens_at_the_last_layer_is_the_models_own_output(
-    kind: str, extracted: Callable[[str], Extracted]
-) -> None:
+def test_the_lens_at_the_last_layer_is_the_models_own_output(kind: str, extracted: Callable[[str], Extracted]) -> None:
     got = extracted(kind)
     frame = pl.from_arrow(got.store.sql("SELECT * FROM lens WHERE layer = ?", [got.run.final_layer]))
     assert isinstance(frame, pl.DataFrame)
@@ -139,7 +133,9 @@ def test_headless_encoder_has_states_and_no_final_norm(models_of: Callable[..., 
 
 def test_opt_with_a_projection_after_its_norm(models_of: Callable[..., Path], tmp_path: Path) -> None:
     got = run_kind(models_of("opt", word_embed_proj_dim=16), "opt", tmp_path / "s")
-    frame = got.store.sql("SELECT sample_id, position, entropy FROM lens WHERE layer = 3 AND position_name = 'last@prompt'")
+    frame = got.store.sql(
+        "SELECT sample_id, position, entropy FROM lens WHERE layer = 3 AND position_name = 'last@prompt'"
+    )
     for row in frame.to_pylist():
         logp = log_softmax(got.passed[row["sample_id"]][0].logits[-1])
         assert row["entropy"] == pytest.approx(-(np.exp(logp) * logp).sum(), abs=1e-4)
@@ -167,7 +163,9 @@ def test_padding_side_and_kernel_change_nothing(
     for layer in range(5):
         for pooling in ("mean", "last", "first"):
             matrix = got.store.matrix(got.run, layer, pooling)
-            expected = [pooled(got.passed[one][0].states[layer], *got.passed[one], pooling) for one in matrix.sample_ids]
+            expected = [
+                pooled(got.passed[one][0].states[layer], *got.passed[one], pooling) for one in matrix.sample_ids
+            ]
             close(matrix.values, np.stack(expected))
 
 

@@ -1,6 +1,7 @@
 """The SQL views: what they hold, in every store, whatever its path."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -413,7 +414,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"x" * len(content))
     with pytest.raises(QueryError, match=r"hidden\.parquet.*layercache verify"):
         ask(tmp_path, "SELECT * FROM hidden")
-    with pytest.raises(QueryError, match=r"hidden\.parquet"):
+    with pytest.raises(QueryError, match=r"hidden\.parquet.*layercache verify"):
         sql.run_query(tmp_path, "SELECT * FROM hidden")
     assert ask(tmp_path, "SELECT count(*) FROM samples") == [(3,)]
     path.write_bytes(content[:-1])
@@ -443,3 +444,17 @@ def test_half_written_and_foreign_files_are_not_read(tmp_path: Path) -> None:
     for name in views.VIEWS:
         ask(tmp_path, f"SELECT * FROM {name}")
     assert ask(tmp_path, "SELECT count(*) FROM hidden") == [(3 * len(build.LAYERS),)]
+
+
+@pytest.mark.torture
+def test_a_thousand_shards_are_one_scan(tmp_path: Path) -> None:
+    runs = [build.make_run(tmp_path), build.make_run(tmp_path, weights="v")]
+    for number in range(1000):
+        build.put_shard(runs[number % 2], [2 * number, 2 * number + 1])
+    assert ask(tmp_path, "SELECT count(*) FROM hidden WHERE layer = 2") == [(2000,)]
+    start = time.perf_counter()
+    query = "SELECT run, count(*) AS n FROM hidden JOIN samples USING (run, condition, sample_id) GROUP BY run"
+    table = sql.run_query(tmp_path, f"{query} ORDER BY run", timeout=300)
+    assert table.to_pylist() == [{"run": run.id, "n": 4000} for run in sorted(runs, key=lambda run: run.id)]
+    # About two seconds on two idle cores; a SELECT a shard takes minutes.
+    assert time.perf_counter() - start < 30

@@ -1,0 +1,78 @@
+import pyarrow as pa
+
+from layercache.analyze import tables
+from layercache.analyze.summary import summarise
+
+
+def key(run: str, **further) -> dict:
+    return {"run": run, "data": "films", "analysis": "probe", "condition": "clean", **further}
+
+
+def probe_rows(run: str, pooling: str = "mean@prompt", best: int = 1) -> list[dict]:
+    here = key(run, label="rating")
+    rows = tables.row({**here, "group": "mean"}, "r2", 0.0, 9, 0.0, 0.0)
+    rows += tables.row({**here, "group": "tf-idf"}, "r2", 0.25, 9, 0.2, 0.3)
+    for layer in range(3):
+        at = {**here, "site": "resid", "pooling": pooling, "layer": layer}
+        rows += tables.row(at, "r2", 0.5 if layer == best else 0.1, 9, 0.05, 0.55)
+        rows += tables.row(at, "mse", 1234.5 + layer, 9, None, None)
+        rows += tables.row(at, "best_layer_share", 0.8 if layer == best else 0.1, 9)
+        rows += tables.row({**at, "group": "shuffled"}, "r2", -0.01 * layer, 9, -0.1, 0.1)
+    return rows
+
+
+def text_of(rows: list[dict]) -> str:
+    return summarise(tables.results(rows))
+
+
+def test_probes():
+    text = text_of(probe_rows("gpt2-0123abcd") + probe_rows("bert-base-9876fedc", best=2))
+    assert text.splitlines() == [
+        "films, rating: r2 [95 % interval] by layer",
+        "layer                  gpt2 mean@prompt             bert-base mean@prompt",
+        "0                      0.100 [0.050, 0.550]         0.100 [0.050, 0.550]",
+        "1                     *0.500 [0.050, 0.550] (80%)   0.100 [0.050, 0.550]",
+        "2                      0.100 [0.050, 0.550]        *0.500 [0.050, 0.550] (80%)",
+        "mean                   0.000 [0.000, 0.000]         0.000 [0.000, 0.000]",
+        "tf-idf                 0.250 [0.200, 0.300]         0.250 [0.200, 0.300]",
+        "shuffled, best layer   -0.010 [-0.100, 0.100]       -0.020 [-0.100, 0.100]",
+        "mse, best layer        1236                         1236",
+        "spearman, best layer   -                            -",
+    ]
+
+
+def test_runs_of_one_model_keep_their_hash():
+    text = text_of(probe_rows("gpt2-0123abcd") + probe_rows("gpt2-9876fedc"))
+    assert "gpt2-0123abcd mean@prompt" in text
+    assert "gpt2-9876fedc mean@prompt" in text
+
+
+def test_many_columns_go_below_each_other():
+    rows = [row for index in range(6) for row in probe_rows(f"m{index}-0123abcd")]
+    heads = [line for line in text_of(rows).splitlines() if line.startswith("layer ")]
+    assert [head.count("mean@prompt") for head in heads] == [4, 2]
+
+
+def test_lens():
+    rows = []
+    for layer in range(2):
+        at = key("gpt2-0123abcd", analysis="entropy", position="last@prompt", layer=layer)
+        rows += tables.row(at, "entropy", 5.0 - layer, 9, 4.0, 6.0)
+        rows += tables.row(at, "agrees_with_final", 0.5 * layer, 9)
+    depth = key("gpt2-0123abcd", analysis="entropy", position="last@prompt")
+    rows += tables.row(depth, "prediction_depth", 0.75, 9, 0.5, 1.0)
+    lines = text_of(rows).splitlines()
+    assert lines[0] == "films, lens at last@prompt: [95 % interval] by layer"
+    assert lines[2].split("  ")[0] == "0"
+    assert "5.000 [4.000, 6.000]" in lines[2]
+    assert lines[-1].startswith("prediction depth")
+    assert "0.750 [0.500, 1.000]" in lines[-1]
+
+
+def test_nothing():
+    assert summarise(tables.results([])) == ""
+    assert isinstance(tables.results([]), pa.Table)
+
+
+def test_an_undefined_value_has_no_row():
+    assert tables.row(key("a"), "auc", float("nan"), 3) == []
