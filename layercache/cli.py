@@ -6,6 +6,7 @@ layercache sql "SELECT * FROM runs" --store demo-store
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ from layercache.errors import LayercacheError, RecipeError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXTRACT_OPTIONS = ("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate")
-EXTRACT_OPTIONS += ("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code")
+EXTRACT_OPTIONS = (
+    *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate"),
+    *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
+)
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
 
 
@@ -87,6 +90,11 @@ def _progress(quiet: bool) -> Any:
     from layercache.progress import Progress, TerminalProgress
 
     return Progress() if quiet else TerminalProgress()
+
+
+def _width() -> int | None:
+    """The terminal's width; None, for tables in full, where stdout is not one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _print_json(value: Any) -> None:
@@ -294,7 +302,7 @@ def sql(
 
     \b
     layercache sql "SELECT layer, avg(entropy) FROM lens GROUP BY layer ORDER BY layer"
-    layercache sql --query cosine_neighbours --param sample_id=…
+    layercache sql --query cosine_neighbours --param sample=…
     """
     from layercache import table
     from layercache.store import sql as engine
@@ -305,17 +313,17 @@ def sql(
         return
     if (query is None) == (named is None):
         raise RecipeError("give a SELECT, or --query NAME (see layercache sql --list)")
-    given = _params(params)
+    given: dict[str, Any] = dict(_params(params))
     if named is not None:
         loaded = engine.load_query(named)
-        query, given = loaded.sql, loaded.bind(given)
+        query, given = loaded.sql, dict(loaded.bind(given))
         if show_text:
             click.echo(loaded.sql)
             return
     assert query is not None
     result = engine.run_query(store, query, params=given, memory=memory, timeout=timeout)
     sys.stdout.flush()
-    table.write(result, fmt, sys.stdout.buffer)
+    table.write(result, fmt, sys.stdout.buffer, width=_width())
 
 
 def _params(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -367,7 +375,7 @@ def ls(store: Path, as_json: bool) -> None:
     if as_json:
         _print_json(runs.to_pylist())
     else:
-        table.write(runs, "table", sys.stdout.buffer)
+        table.write(runs, "table", sys.stdout.buffer, width=_width())
 
 
 @cli.command()

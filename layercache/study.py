@@ -13,7 +13,7 @@ from layercache.progress import Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from layercache.extract.run import Summary
+    from layercache.extract.summary import Summary
 
 AnalysisSpec = recipe.ProbeSpec | recipe.EntropySpec
 

@@ -110,13 +110,17 @@ class Loop:
             waiting = deque(window)
             while waiting:
                 members = waiting.popleft()
+                if len(members) > 1 and _padded(members) > self.budget.tokens:
+                    # Planned before memory ran out on another batch.
+                    waiting.extendleft(reversed(batching.split(members, self.budget)))
+                    continue
                 tables = self._attempt(forward, members)
                 if tables is None:
                     waiting.extendleft(reversed(self._smaller(members)))
                     continue
                 shards.add(members, tables)
                 self.batches += 1
-                self.padded_tokens += max(len(sample) for sample in members) * len(members)
+                self.padded_tokens += _padded(members)
                 task.advance(len(members), tokens=sum(len(sample) for sample in members))
 
     def _attempt(self, forward: Forward, members: list[Sample]) -> list[tuple[str, dict[str, Any]]] | None:
@@ -134,12 +138,12 @@ class Loop:
 
     def _smaller(self, members: list[Sample]) -> list[list[Sample]]:
         """Halve the budget after memory ran out, and cut the batch to it."""
-        longest = max(len(sample) for sample in members)
         if len(members) == 1:
             raise ModelError(
-                f"memory runs out on a single prompt of {longest:,} tokens: use --truncate, a smaller dtype or model"
+                f"memory runs out on a single prompt of {len(members[0]):,} tokens: use a smaller dtype or model, or"
+                " leave the prompt out"
             )
-        self.budget.halve(longest * len(members))
+        self.budget.halve(_padded(members))
         if self.model.plan.device.type == "cuda":
             torch.cuda.empty_cache()
         note = f"memory ran out: batches are now {self.budget.tokens:,} tokens"
@@ -166,3 +170,8 @@ class Loop:
             "self_check": checked,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _padded(members: list[Sample]) -> int:
+    """Count the tokens of a batch, padding included."""
+    return max(len(sample) for sample in members) * len(members)

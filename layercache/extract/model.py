@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from layercache.errors import ModelError
 from layercache.extract import structure
-from layercache.extract.checkpoint import Checkpoint, first_line, quiet, load_hint
+from layercache.extract.checkpoint import Checkpoint, first_line, load_hint, quiet
 from layercache.extract.structure import Structure
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

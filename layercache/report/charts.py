@@ -1,4 +1,4 @@
-"""Charts over layers: pure functions from a DataFrame to an Altair chart. Field names are fixed, so no user's name is ever parsed.
+"""Charts over layers: pure functions from a DataFrame to an Altair chart, with fixed field names (no user's is parsed).
 
     curves       a number over layers, models side by side, with intervals and baselines
     spread       the distribution of a number over layers, as quantile bands
@@ -17,6 +17,7 @@ from layercache.report import theme
 from layercache.report.marks import chart, color, cycle, grid, model_legend, or_else, ticks, tip
 from layercache.report.measures import Measure
 
+_POINT = ("model", "layer", "layer_name", "value", "low", "high", "n")
 WIDTH, HEIGHT = 460, 250
 
 
@@ -101,7 +102,7 @@ def shares(frame: pl.DataFrame, models: Sequence[str], layers: Sequence[int], ti
     x = x.axis(labelAngle=0, values=ticks(layers), grid=False)
     drawn = []
     for panel in panels:
-        bars = chart(frame.filter(panel=panel)).mark_bar()
+        bars = chart(frame.filter(panel=panel), "model", "layer", "share", "n").mark_bar()
         bars = bars.encode(
             x=x,
             xOffset=alt.XOffset("model:N", sort=list(models)),
@@ -126,7 +127,7 @@ def _curve_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
 
 def _band(frame: pl.DataFrame, style: Look, opacity: float) -> alt.Chart:
     """Draw low to high; with a single layer there is no area, so it becomes a bar."""
-    drawn = chart(frame)
+    drawn = chart(frame, "model", "layer", "low", "high", *(name for name in frame.columns if name == "band"))
     if len(style.layers) == 1:
         drawn = drawn.mark_rule(strokeWidth=3, opacity=2 * opacity, clip=style.cut)
     else:
@@ -136,7 +137,7 @@ def _band(frame: pl.DataFrame, style: Look, opacity: float) -> alt.Chart:
 
 
 def _line_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
-    base = chart(frame).encode(x=_x(style), y=_y(style, "value"), color=color(style.models, style.legend))
+    base = chart(frame, *_POINT).encode(x=_x(style), y=_y(style, "value"), color=color(style.models, style.legend))
     scale = alt.Scale(domain=list(style.models), range=cycle(theme.SHAPES, style.models))
     shape = alt.Shape("model:N", title="model", scale=scale, legend=model_legend(style.models, style.legend))
     tips = ["model:N", tip("layer", "layer", "d"), "layer_name:N", tip("value", style.measure.name)]
@@ -160,11 +161,13 @@ def _baseline_layers(own: pl.DataFrame, every: pl.DataFrame, style: Look) -> lis
     level = pl.col("layer").is_null() if len(style.layers) > 1 else pl.lit(True)
     rules = own.filter(level).unique(["baseline", "value"], keep="first", maintain_order=True)
     if len(rules):
-        rule = chart(rules).mark_rule(style="baseline", clip=style.cut)
+        rule = chart(rules, "model", "baseline", "value", "low", "high").mark_rule(style="baseline", clip=style.cut)
         drawn.append(rule.encode(y=_y(style, "value"), strokeDash=dash, tooltip=tips))
     lines = own.filter(~level)
     if len(lines):
-        line = chart(lines).mark_line(style="baseline", strokeWidth=1.5, clip=style.cut)
+        line = chart(lines, "model", "baseline", "layer", "value", "low", "high").mark_line(
+            style="baseline", strokeWidth=1.5, clip=style.cut
+        )
         drawn.append(line.encode(x=_x(style), y=_y(style, "value"), strokeDash=dash, detail="model:N", tooltip=tips))
     return drawn
 

@@ -57,9 +57,11 @@ def render(title: str, sections: Sequence[Section]) -> str:
     body = "\n".join(_section(section, specs) for section in sections)
     links = "".join(f'<li><a href="#{section.anchor}">{escape(section.heading)}</a></li>' for section in sections)
     style, code, bundle = _asset("page.css"), _asset("page.js"), _bundle()
+    # Vega sets style attributes, so they are allowed; style elements other than the page's own are not. `style-src` is
+    # for browsers that do not know the two finer directives.
     policy = (
-        f"default-src 'none'; script-src {_hash(bundle)} {_hash(code)}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(bundle)} {_hash(code)}; style-src 'unsafe-inline'; "
+        f"style-src-elem {_hash(style)}; style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -92,7 +94,9 @@ def render(title: str, sections: Sequence[Section]) -> str:
 
 def spec(chart: alt.TopLevelMixin, config: dict[str, Any], description: str = "") -> dict[str, Any]:
     """Return a chart's Vega-Lite specification in a theme (`theme.FILE`, `theme.PAGE`)."""
-    return {**chart.to_dict(), "config": config, **({"description": plain(description)} if description else {})}
+    with alt.data_transformers.disable_max_rows():
+        drawn = chart.to_dict()
+    return {**drawn, "config": config, **({"description": plain(description)} if description else {})}
 
 
 def paragraph(text: str, kind: str = "") -> str:

@@ -47,14 +47,14 @@ def scatter(frame: pl.DataFrame, models: Sequence[str], title: str = "") -> alt.
     ends = pl.DataFrame({"truth": [least, most], "predicted": [least, most]})
     drawn = []
     for panel in frame["panel"].unique(maintain_order=True):
-        points = chart(frame.filter(panel=panel)).mark_circle(opacity=0.55, size=26)
-        points = points.encode(
+        points = chart(frame.filter(panel=panel), "model", "row", "truth", "predicted")
+        points = points.mark_circle(opacity=0.55, size=26).encode(
             x=x,
             y=y,
             color=color(models),
             tooltip=["model:N", "row:Q", "truth:Q", tip("predicted", "predicted")],
         )
-        diagonal = chart(ends).mark_line(style="baseline", strokeDash=[4, 4]).encode(x=x, y=y)
+        diagonal = chart(ends, "truth", "predicted").mark_line(style="baseline", strokeDash=[4, 4]).encode(x=x, y=y)
         drawn.append(alt.layer(diagonal, points).properties(title=panel, width=280, height=280))
     return grid(drawn, title, models, columns=3)
 
@@ -74,19 +74,19 @@ def confusion(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
     side = max(34 * len(classes), 120)
     drawn = []
     for panel in frame["panel"].unique(maintain_order=True):
-        base = chart(frame.filter(panel=panel)).encode(x=x, y=y)
+        base = chart(frame.filter(panel=panel), "truth", "predicted", "n", "share").encode(x=x, y=y)
         tips = ["truth:N", "predicted:N", tip("n", "rows", ",d"), tip("share", "share of the true class", ".0%")]
         cells = base.mark_rect().encode(fillOpacity=shade, tooltip=tips)
         counts = base.mark_text(fontSize=10).encode(text=alt.Text("n:Q", format=",d"))
         drawn.append(alt.layer(cells, counts).properties(title=panel, width=side, height=side))
-    return grid(drawn, title, columns=3)
+    return grid(drawn, title, columns=3 if side < 300 else 2)
 
 
 def _token_panel(frame: pl.DataFrame) -> alt.LayerChart:
     """One layer's tokens, best first. A key keeps two tokens with the same text apart; the axis shows the text alone."""
     keyed = frame.with_columns(key=pl.format("{}|{}", pl.col("rank").cast(pl.String).str.zfill(4), "token"))
     roles = ["other", "final", "target"]
-    bar = chart(keyed).mark_bar(height={"band": 0.78})
+    bar = chart(keyed, "key", "token", "rank", "probability", "role").mark_bar(height={"band": 0.78})
     bar = bar.encode(
         x=alt.X(
             "probability:Q",
