@@ -1,32 +1,15 @@
 """Fixtures that several folders share: the command line called in this process, and a small demo store."""
 
-import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from command import Call, Called
 
 from layercache import cli
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-class Called(NamedTuple):
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.out)
-
-
-Call = Callable[..., Called]
 
 
 @pytest.fixture

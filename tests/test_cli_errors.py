@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Call, Called
+from command import Call, Called
 
 PROMPT = "Title: {title}\nDescription: {description}"
 

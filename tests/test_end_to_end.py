@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Call
+from command import Call
 
 import layercache
 from layercache import demo

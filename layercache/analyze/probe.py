@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from layercache.analyze import problem, scorecard, select, tables
 from layercache.analyze.fitting import Fitted, fit_layer
@@ -21,6 +23,7 @@ from layercache.analyze.scorecard import Scorecard
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import ProbeSpec
+from layercache.store.holdings import Holdings
 from layercache.store.layout import Feature, Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
@@ -80,35 +83,31 @@ def _runs(problems: Sequence[Problem]) -> list[Run]:
 def _tasks(store: Store, run: Run, problems: Sequence[Problem], spec: ProbeSpec, progress: Progress) -> Iterator[_Task]:
     """Pair a run's problems with its features, leaving out rows without a state at every layer asked for."""
     held = store.held(run)
-    samples = store.samples(run)
-    absent = {
-        (entry["output"], sample)
-        for sample, entries in samples.select("sample_id", "absent").iter_rows()
-        for entry in entries
-    }
+    absent = store.samples(run).select("sample_id", pl.col("absent").list.eval(pl.element().struct["output"]))
     for given in (one for one in problems if one.run.id == run.id):
+        where = f"{run.id}, {given.data}, label {given.label.name!r}"
         taken = 0
         for feature in select.features(store, run, spec):
-            output = f"hidden:{feature.site}:{feature.pooling}"
-            lacking = {
-                name for _, ids in held.missing(given.sample_ids.tolist(), {output: feature.layers}) for name in ids
-            }
-            lacking |= {name for out, name in absent if out == output}
-            have = np.array([name not in lacking for name in given.sample_ids.tolist()])
-            where = f"{run.id}, {given.data}, label {given.label.name!r}, {feature.pooling}"
+            have = _have_states(given, feature, held, absent)
             if not have.any():
-                progress.note(f"{where}: no row has states at every layer, nothing to probe")
+                progress.note(f"{where}, {feature.pooling}: no row has states at every layer, nothing to probe")
                 continue
             if not have.all():
-                progress.note(
-                    f"{where}: {(~have).sum():,} of {len(have):,} rows left out, without a state at every layer"
-                )
+                gone = f"{(~have).sum():,} of {len(have):,} rows left out, without a state at every layer"
+                progress.note(f"{where}, {feature.pooling}: {gone}")
             taken += 1
             yield _Task(given.take(have), feature)
         if not taken:
-            raise AnalysisError(
-                f"{run.id}, {given.data}, label {given.label.name!r}: no row has states at every layer; extract first"
-            )
+            raise AnalysisError(f"{where}: no row has states at every layer asked for; run `layercache extract` first")
+
+
+def _have_states(given: Problem, feature: Feature, held: Holdings, absent: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    """Tell which rows have a state at every layer of a feature; an empty span is held, but has none."""
+    output = f"hidden:{feature.site}:{feature.pooling}"
+    missing = held.missing(given.sample_ids.tolist(), {output: feature.layers})
+    empty = absent.filter(pl.col("absent").list.contains(output))["sample_id"].to_list()
+    lacking = {*empty, *(name for _, ids in missing for name in ids)}
+    return np.array([name not in lacking for name in given.sample_ids.tolist()], dtype=np.bool_)
 
 
 def _by_feature(tasks: Sequence[_Task]) -> Iterator[tuple[Run, Feature, list[_Task]]]:

@@ -135,7 +135,8 @@ def _difference(expected: torch.Tensor, found: torch.Tensor, model: Model) -> fl
     """Return the relative L2 difference a token: the largest, or in 16 bits the median, since single tokens jump."""
     expected, found = expected.double(), found.double()
     each = (expected - found).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
-    return float(each.max() if model.plan.dtype == torch.float32 else each.median())
+    worst = each.max() if model.plan.dtype == torch.float32 else each.median()
+    return float(worst)
 
 
 def _own(model: Model, batch: Batch, *, with_logits: bool) -> tuple[list[torch.Tensor], torch.Tensor | None]:

@@ -1,0 +1,324 @@
+"""The page, plots and chart files: self-contained, inert whatever the texts say, true to the store."""
+
+import base64
+import csv
+import hashlib
+import html
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from report_store import Plan, build
+
+from layercache import report
+from layercache.errors import AnalysisError, LayercacheError
+from layercache.recipe import ReportSpec
+from layercache.report import frames
+from layercache.report.frames import to_polars
+from layercache.store import reader
+from layercache.store.reader import Store
+
+NAME = "a\"b].[c\\d.e'<script>alert(2)</script>"
+PROMPT = "</script><img src=x onerror=alert(1)> \"q\" 'q' & \u2028\u2029 \x1b[31mred\x1b[0m \u202egnirts {{x}} ${y}"
+HOSTILE = Plan(
+    models=(NAME, "m[0].x"),
+    data='da"ta].[x\\.y<b>\x1b[31m',
+    category="la\"bel].[x\\.y'<img src=x onerror=alert(3)>\u2028",
+    number="nu.mber[0]",
+    prompts=[f"{PROMPT}{number}" for number in range(24)],
+    tokens=("</script><script>alert(4)</script>", "\u2028\x1b[31m", "  \n\t"),
+)
+
+
+class Page(HTMLParser):
+    """What an HTML file is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+        if tag in ("script", "style"):
+            (self.scripts if tag == "script" else self.styles).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in self.open, f"</{tag}> closes nothing"
+        while self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif self.open and self.open[-1] == "style":
+            self.styles[-1] += data
+        else:
+            self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.scripts[0]))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return build(tmp_path_factory.mktemp("report") / "store")
+
+
+@pytest.fixture(scope="module")
+def hostile_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return build(tmp_path_factory.mktemp("hostile") / "store", HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def built(store: Store) -> Page:
+    out = report.build(store, store.path.parent / "report.html", ReportSpec(), "A <study> & more")
+    assert out.stat().st_size < 5_000_000
+    return Page(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def hostile(hostile_store: Store) -> Page:
+    out = report.build(hostile_store, hostile_store.path.parent / "report.html", ReportSpec(title=PROMPT))
+    return Page(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=["built", "hostile"])
+def page(request: pytest.FixtureRequest) -> Page:
+    found: Page = request.getfixturevalue(request.param)
+    return found
+
+
+def test_nothing_is_fetched(page: Page) -> None:
+    loads = {"src", "srcset", "action", "formaction", "data", "poster", "background", "ping", "manifest"}
+    for tag, attributes in page.tags:
+        assert not loads & set(attributes), (tag, attributes)
+        assert tag not in {"link", "iframe", "img", "object", "embed", "base", "form", "audio", "video", "svg"}
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+    assert all((one["href"] or "").startswith("#") for one in page.named("a"))
+    assert not re.search(r"url\(|@import", "".join(page.styles))
+    urls = re.findall(r'"(?:url|href)":"[^"]*"', page.scripts[0])
+    assert urls == []
+
+
+def test_the_policy_names_exactly_the_two_scripts(page: Page) -> None:
+    (policy,) = (one["content"] for one in page.named("meta") if one.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in (policy or "").split(";"))
+
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    kinds = [one.get("type") for one in page.named("script")]
+    assert kinds == ["application/json", None, None]
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"].split() == [digest(script) for script in page.scripts[1:]]
+    assert rules["style-src-elem"].split() == [digest(style) for style in page.styles]
+    assert rules["base-uri"] == rules["form-action"] == "'none'"
+    assert "unsafe-eval" not in (policy or "")
+    assert policy == page.named("meta")[1]["content"], "the policy stands before everything that it is to govern"
+
+
+def test_every_chart_has_its_place_and_every_heading_its_link(page: Page) -> None:
+    places = [int(one["data-chart"] or "-1") for one in page.named("div") if "data-chart" in one]
+    assert places == list(range(len(page.specs)))
+    anchors = {one["id"] for one in page.named("section")}
+    assert {f"#{anchor}" for anchor in anchors} == {one["href"] for one in page.named("a")}
+    assert anchors == {"overview", "probes", "lens", "samples", "ask", "reproduce"}
+
+
+def test_titles_are_text(built: Page, hostile: Page) -> None:
+    assert "A <study> & more" in built.text
+    assert "</script><img src=x onerror=alert(1)>" in hostile.text
+    assert not {"script>alert(2)", "\x1b", "\u202e"} & set(hostile.text)
+    assert "⟨U+001B⟩[31mred" in hostile.text
+
+
+def test_hostile_names_are_shown_whole(hostile: Page) -> None:
+    assert NAME in hostile.text
+    assert "nu.mber[0] is best read at layer 4" in hostile.text
+    in_charts = hostile.scripts[0]
+    assert not set("<>&\x1b\u2028\u2029\u202e") & set(in_charts)
+    tokens = {
+        row["token"] for spec in hostile.specs for rows in spec["datasets"].values() for row in rows if "token" in row
+    }
+    assert tokens == {"</script><script>alert(4)</script>", "⟨U+2028⟩⟨U+001B⟩[31m", "␣␣⏎⇥"}
+
+
+def test_fields_are_never_named_by_users(hostile: Page) -> None:
+    known = {"model", "layer", "layer_name", "value", "low", "high", "n", "baseline", "band", "share", "key", "token"}
+    known |= {"rank", "probability", "role", "row", "truth", "predicted"}
+    for spec in hostile.specs:
+        for rows in spec["datasets"].values():
+            assert {name for row in rows for name in row} <= known
+        fields = set(re.findall(r'"field": "([^"]*)"', json.dumps({**spec, "datasets": None})))
+        assert fields <= known
+
+
+def test_numbers_in_charts_are_the_stores(built: Page, store: Store) -> None:
+    query = (
+        "SELECT model, layer, value, low, high FROM results JOIN runs USING (run) WHERE metric = $metric"
+        " AND label = 'certificate' AND layer IS NOT NULL AND \"group\" IS NULL AND pooling = 'last@prompt'"
+    )
+    expected = {tuple(row.values()) for row in store.sql(query, {"metric": "balanced_accuracy"}).to_pylist()}
+    (figure,) = (spec for spec in built.specs if spec["description"].startswith("balanced accuracy of certificate"))
+    drawn = [
+        {(row["model"], row["layer"], row["value"], row["low"], row["high"]) for row in rows}
+        for rows in figure["datasets"].values()
+        if "layer_name" in rows[0]
+    ]
+    assert expected in drawn
+    assert len(expected) == 16
+
+
+def test_numbers_in_tables_are_the_stores(built: Page, store: Store) -> None:
+    expected = to_polars(store.sql("SELECT value FROM results WHERE metric = 'balanced_accuracy'"))["value"]
+    shown = {float(one["data-value"] or "nan") for one in built.named("td") if "data-value" in one}
+    assert set(expected) <= shown
+
+
+def test_findings_and_commands_are_there(built: Page) -> None:
+    assert "certificate is best read at layer 4 of demo (last@prompt): balanced accuracy .80 [.77, .83]" in built.text
+    assert "layercache sql --query entropy_by_layer --store store" in built.text
+    assert "layercache report --store store -o report.html" in built.text
+    assert "layercache run films.toml --store store" in built.text
+    assert "2 runs, 48 samples" in built.text
+    assert "2026-01-02 03:04" in built.text
+    for private in ("secret-host", "/home/someone"):
+        assert private not in built.text
+
+
+def test_prompts_are_shown_as_they_are(built: Page) -> None:
+    assert "Title: Film 0\nCertificate:" in built.text
+
+
+def test_no_samples_when_none_are_asked_for(store: Store, tmp_path: Path) -> None:
+    page = Page(report.build(store, tmp_path / "r.html", ReportSpec(samples=0)).read_text())
+    assert "samples" not in {one["id"] for one in page.named("section")}
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(models=("bert",), lens=False), "No logit lens is stored: the model has no next-token head"),
+        (Plan(models=("demo",), probes=False), "No label was probed: run layercache analyze probe"),
+        (
+            Plan(models=("demo",), entropy=False),
+            "The logit lens has not been analysed yet: run layercache analyze entropy",
+        ),
+        (
+            Plan(models=("demo",), intervals=False, layers=[3], final_layer=3),
+            "certificate is best read at layer 3 of demo",
+        ),
+        (Plan(models=("demo",), prompts=["one sample"]), "1 run, 1 sample,"),
+    ],
+    ids=["no lens", "no probes", "no entropy", "one layer, no intervals", "one sample"],
+)
+def test_what_is_missing_is_said(plan: Plan, said: str, tmp_path: Path) -> None:
+    page = Page(report.build(build(tmp_path / "s", plan), tmp_path / "r.html", ReportSpec()).read_text())
+    assert said in page.text
+
+
+def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    with pytest.raises(AnalysisError, match="is empty: run `layercache extract`"):
+        report.build(reader.open(tmp_path / "s"), tmp_path / "r.html", ReportSpec())
+    bare = build(tmp_path / "t", Plan(probes=False, entropy=False))
+    for call in (
+        lambda: report.build(bare, tmp_path / "r.html", ReportSpec()),
+        lambda: report.plot(bare, "probe", tmp_path / "r.svg"),
+        lambda: report.write_charts(bare, tmp_path / "charts"),
+    ):
+        with pytest.raises(AnalysisError, match="has been analysed: run `layercache analyze"):
+            call()
+    assert not list(tmp_path.glob("r.*"))
+
+
+def test_the_file_appears_whole_or_not_at_all(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "r.html"
+    out.write_text("old")
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(LayercacheError, match="No space left on device"):
+        report.build(store, out, ReportSpec(samples=0))
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+    assert out.read_text() == "old"
+
+
+def test_a_missing_folder_is_named(store: Store, tmp_path: Path) -> None:
+    for call in (
+        lambda: report.build(store, tmp_path / "no" / "r.html", ReportSpec()),
+        lambda: report.plot(store, "probe", tmp_path / "no" / "r.svg"),
+        lambda: report.write_charts(store, tmp_path / "no" / "charts"),
+    ):
+        with pytest.raises(LayercacheError, match="there is no folder"):
+            call()
+
+
+@pytest.mark.parametrize("name", report.PLOTS)
+def test_every_plot_can_be_drawn(name: str, hostile_store: Store, tmp_path: Path) -> None:
+    svg = report.plot(hostile_store, name, tmp_path / f"{name}.svg").read_text()
+    assert any(NAME in text for text in ET.fromstring(svg).itertext())
+
+
+def test_a_plot_takes_its_format_from_the_suffix(store: Store, tmp_path: Path) -> None:
+    assert report.plot(store, "probe", tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    spec = json.loads(report.plot(store, "entropy", tmp_path / "p.json").read_text())
+    assert "vega-lite" in spec["$schema"]
+    page = Page(report.plot(store, "depth", tmp_path / "p.HTML").read_text())
+    assert len(page.specs) == 1
+    with pytest.raises(LayercacheError, match=r"end it in \.svg, \.png, \.html, \.json"):
+        report.plot(store, "probe", tmp_path / "p.pdf")
+
+
+def test_a_misspelt_plot_is_guessed(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="did you mean 'entropy'"):
+        report.plot(store, "entrophy", tmp_path / "p.svg")
+    with pytest.raises(AnalysisError, match="there are probe, predictions"):
+        report.plot(store, "qqq", tmp_path / "p.svg")
+
+
+def test_a_plot_without_numbers_names_the_analysis(tmp_path: Path) -> None:
+    store = build(tmp_path / "s", Plan(models=("bert",), lens=False))
+    for name in ("entropy", "depth", "tokens"):
+        with pytest.raises(AnalysisError, match="run `layercache analyze entropy`"):
+            report.plot(store, name, tmp_path / "p.svg")
+
+
+def test_charts_and_numbers_are_written_to_files(store: Store, tmp_path: Path) -> None:
+    written = report.write_charts(store, tmp_path / "charts")
+    assert [path.name for path in written] == [*(f"{name}.svg" for name in report.PLOTS), "results.csv"]
+    assert sorted(path.name for path in (tmp_path / "charts").iterdir()) == sorted(path.name for path in written)
+    with written[-1].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = frames.stored(frames.results(store))
+    assert list(rows[0]) == expected.columns
+    assert [row["value"] and float(row["value"]) for row in rows] == expected["value"].to_list()
+    assert report.write_charts(store, tmp_path / "charts") == written, "files that are there are replaced"
+
+
+def test_large_tables_are_cut_and_say_so() -> None:
+    from layercache.report import page as pages
+
+    frame = pl.DataFrame({"number": range(pages.MAX_TABLE_ROWS + 5), "text": ["<b>"] * (pages.MAX_TABLE_ROWS + 5)})
+    table = pages.table(frame)
+    assert table.count("<tr>") == pages.MAX_TABLE_ROWS + 1
+    assert "5 more rows" in html.unescape(table)
+    assert "<b>" not in table
