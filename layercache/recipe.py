@@ -173,7 +173,7 @@ class ProbeSpec(_Analysis):
     """Poolings to probe (`mean@prompt`); all stored ones when not given."""
     sites: Strings | None = None
     folds: int = Field(default=5, ge=2)
-    min_class: int = Field(default=20, ge=1)
+    min_class: int = Field(default=10, ge=1)
     """Classes with fewer rows are merged into `other`."""
     group_by: str | None = None
     """Overrides the data set's own `group_by`."""

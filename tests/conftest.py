@@ -1,7 +1,10 @@
 """Fixtures that several folders share: the command line called in this process, and a small demo store."""
 
 import os
+import subprocess
 import sys
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,26 @@ def films(tmp_path: Path) -> Path:
     lines.append(lines[1])
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+GPU_SIDE = ("torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "trl", "psutil", "functorch")
+
+
+@pytest.fixture(scope="session")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a script with arguments in an environment that has no torch and no transformers."""
+    site = tmp_path_factory.mktemp("laptop") / "site-packages"
+    site.mkdir()
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if entry.name.split("-")[0].split(".")[0] not in GPU_SIDE and entry.suffix != ".pth":
+            (site / entry.name).symlink_to(entry)
+    (site / "layercache").symlink_to(Path(cli.__file__).parent)
+
+    def run(script: str, *arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+        # -S leaves the real site-packages out of the path.
+        command = [sys.executable, "-S", "-c", script, *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(site)}
+        )
+
+    return run

@@ -1,7 +1,7 @@
 """Films: what a description says, and how certificate and rating follow from it.
 
-Both labels follow from *meaning*. Nearly a third of the sentences say their word by denying its opposite, tone turns
-danger round, and pace counts differently in different genres; a bag of words therefore sees little of either.
+Both labels follow from *meaning*. Many sentences say their word by denying its opposite, tone turns danger round, and
+pace counts differently in different genres; a bag of words therefore sees little of either.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ DARK_GENRES = ("Horror", "Thriller", "War")
 FAST_GENRES = ("Thriller", "War", "Western", "Fantasy")
 CERTIFICATES = ("Family", "Guidance", "Teen", "Mature", "Adult")
 PROFESSIONS = words("baker sailor nurse painter farmer teacher tailor miner singer lawyer pilot gardener")
-NEGATED = 0.3
 RATING_NOISE = 0.3
 
 
@@ -28,6 +27,7 @@ class Aspect:
     denied: tuple[str, ...]
     verdicts: tuple[str, str]
     yes_share: float = 0.5
+    denied_share: float = 0.3
 
 
 ASPECTS = {
@@ -44,7 +44,9 @@ ASPECTS = {
         ("The tone is {}.", "It is told in a {} way."),
         ("The tone is not {}.", "It is told in no {} way."),
         ("light", "serious"),
-        0.25,
+        # Tone turns danger round: were both even, neither alone would tell anything, and that is hardly ever learned.
+        yes_share=0.2,
+        denied_share=0.1,
     ),
     "grown": Aspect(
         words("adults veterans cynics scholars widows"),
@@ -93,7 +95,7 @@ def sentence(draw: Draw, aspect: str, holds: bool, negated: bool) -> str:
 
 def random_sentence(draw: Draw, aspect: str) -> tuple[str, bool]:
     """A sentence and whether the aspect holds by it. The *word* is drawn first, so that denial changes the meaning."""
-    says_yes, negated = draw.chance(ASPECTS[aspect].yes_share), draw.chance(NEGATED)
+    says_yes, negated = draw.chance(ASPECTS[aspect].yes_share), draw.chance(ASPECTS[aspect].denied_share)
     holds = says_yes != negated
     return sentence(draw, aspect, holds, negated), holds
 

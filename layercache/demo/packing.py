@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from layercache.demo.corpus import Document
 
 CHUNK = 2048
+EOS_WEIGHT = 0.3
 
 
 class Encoded(NamedTuple):
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: Iterator[Document]) -> Iterator[Encoded]:
-    """Token ids and weights of documents; EOS counts like the last piece."""
+    """Token ids and weights of documents; EOS counts a little, as it is easy."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     while chunk := [document for _, document in zip(range(CHUNK), documents, strict=False)]:
         pieces = [text for document in chunk for text, _ in document]
@@ -42,7 +43,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Iterator[Document]) ->
                 piece = next(coded)
                 ids += piece
                 weights += [weight] * len(piece)
-            yield Encoded([*ids, eos], [*weights, document[-1][1]])
+            yield Encoded([*ids, eos], [*weights, EOS_WEIGHT])
 
 
 def pack(encoded: Iterator[Encoded], width: int, open_rows: int = 32) -> Iterator[list[Encoded]]:

@@ -20,9 +20,11 @@ from layercache.demo.packing import Batch, batches, encode, pack
 from layercache.demo.tokenizer import CONTEXT, VOCABULARY, demo_tokenizer
 
 ROWS, WIDTH = 16, 128
-STEPS = 5280
+STEPS = 4070
 QUICK_STEPS = 50
-CHECKPOINTS = {"early": 0.15, "middle": 0.45}
+CHECKPOINTS = {"early": 678, "middle": 1890}
+# Where the text turns from reading to films, the optimizers forget and the weights are rounded as when saved.
+RESTART = 1582
 MUON_LR, ADAM_LR = 0.015, 3e-3
 DECAY = 0.6
 LOG_EVERY = 50
@@ -96,21 +98,34 @@ def training_batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
         seed += 1
 
 
+def set_pace(updates: list[torch.optim.Optimizer], factor: float) -> None:
+    """Scale every learning rate from its full value."""
+    for update in updates:
+        for group in update.param_groups:
+            group["lr"] = factor * group.setdefault("full_lr", group["lr"])
+
+
+def round_weights(model: LlamaForCausalLM) -> None:
+    """What saving and loading the weights does to them."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
+
+
 def train(out: Path, steps: int) -> list[dict[str, float]]:
     """Train for a number of steps and write everything; the losses by step are returned."""
     torch.manual_seed(0)
     tokenizer = demo_tokenizer()
     model = new_model(tokenizer)
-    compiled = torch.compile(loss_of, dynamic=False)
-    updates = optimizers(model)
-    rates = [[group["lr"] for group in update.param_groups] for update in updates]
-    saves = {round(share * steps): name for name, share in CHECKPOINTS.items()} | {steps: "final"}
+    compiled, updates = torch.compile(loss_of, dynamic=False), optimizers(model)
+    saves = {at * steps // STEPS: name for name, at in CHECKPOINTS.items()} | {steps: "final"}
     log: list[dict[str, float]] = []
     begin, recent = time.perf_counter(), 0.0
     for step, batch in zip(range(steps), training_batches(tokenizer), strict=False):
-        for update, lrs in zip(updates, rates, strict=True):
-            for group, lr in zip(update.param_groups, lrs, strict=True):
-                group["lr"] = lr * pace(step, steps)
+        if step == RESTART * steps // STEPS:
+            round_weights(model)
+            updates = optimizers(model)
+        set_pace(updates, pace(step, steps))
         loss = compiled(model, batch)
         torch.autograd.backward(loss)
         for update in updates:

@@ -30,6 +30,8 @@ _CHUNK_ELEMENTS = 1 << 24
 _STATISTICS_ELEMENTS = 1 << 19
 """Logits whose statistics are taken together; small enough to stay in a CPU's cache."""
 _BLOCK = 128
+_LOG2_E = 1.4426950408889634
+_TINY = 1e-38
 _FLOOR = -10_000.0
 """A log-probability whose exponential is 0; keeps 0 · log 0 a number where a logit is -inf."""
 
@@ -71,7 +73,7 @@ class LensReducer:
 
     Args:
         layers: output → the layers wanted, of 0…L.
-        final_layer: L; its state is always needed, stored or not.
+        final_layer: L.
         unembedding: the model's tail.
         words: token ids as text.
     """
@@ -80,9 +82,9 @@ class LensReducer:
 
     def __init__(self, layers: dict[Lens, list[int]], final_layer: int, unembedding: Unembedding, words: Words) -> None:
         self.layers = layers
-        self.final_layer = final_layer
         self.unembedding = unembedding
         self.words = words
+        # The final layer's distribution is always needed, stored or not.
         wanted = {layer for numbers in layers.values() for layer in numbers} | {final_layer}
         self.wants = frozenset((RESID, layer) for layer in wanted)
         self._places: list[_Place] = []
@@ -108,13 +110,12 @@ class LensReducer:
 
     def finish(self, batch: Batch) -> dict[str, Any]:
         """Unembed every layer's states and return the rows."""
-        layers = sorted({layer for numbers in self.layers.values() for layer in numbers})
+        layers = sorted(layer for _, layer in self.wants)
         targets = [place.target for place in self._places]
         device = batch.starts.device
         follow = torch.tensor([t if t is not None else 0 for t in targets], dtype=torch.int64, device=device)
         states = torch.stack([self._states[layer] for layer in layers])
-        top_k = max(lens.top_k for lens in self.layers)
-        reading = read(self.unembedding, states, self._states[self.final_layer], follow, top_k)
+        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers))
         self._states = {}
         keep = np.array([[layer in self.layers[place.lens] for place in self._places] for layer in layers], dtype=bool)
         return self._columns_of(reading, keep.reshape(len(layers), len(self._places)), layers, batch)
@@ -154,40 +155,35 @@ def following(sample: Sample, position: int) -> int | None:
     return int(sample.tokens[position + 1]) if position + 1 < len(sample) else sample.target
 
 
-def read(
-    unembedding: Unembedding, states: torch.Tensor, final: torch.Tensor, targets: torch.Tensor, top_k: int
-) -> Reading:
+def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, top_k: int) -> Reading:
     """Read the lens at every layer of some positions.
 
     Args:
-        states: float32 [layers, n, d], before the final norm.
-        final: float32 [n, d], the state of layer L.
+        states: float32 [layers, n, d], before the final norm; the last is that of layer L.
         targets: int64 [n], any valid id where there is no target.
 
     Returns:
         Rows in the order layer, then position.
     """
     layers, n, width = states.shape
-    step = max(1, _CHUNK_ELEMENTS // max(_vocabulary(unembedding, final), 1))
+    elements = _CHUNK_ELEMENTS if states.device.type == "cpu" else 4 * _CHUNK_ELEMENTS
+    rows = max(1, elements // unembedding.vocabulary)
     per_layer: list[list[_Statistics]] = [[] for _ in range(layers)]
-    for start in range(0, n, step):
-        stop = min(n, start + step)
-        reference = _Final(unembedding(final[start:stop]))
-        # As many layers at once as fit: one tall product reads the unembedding once.
-        group = max(1, step // (stop - start))
-        for first in range(0, layers, group):
-            part = states[first : first + group, start:stop]
-            logits = unembedding(part.reshape(-1, width)).view(len(part), stop - start, -1)
-            for offset in range(len(part)):
-                here = _statistics(logits[offset], reference, targets[start:stop], top_k)
-                per_layer[first + offset].append(here)
+    for start in range(0, n, rows):
+        here = slice(start, min(n, start + rows))
+        # As many layers at once as fit, since one tall product reads the unembedding once; the last ones
+        # first, since all are compared with the very last.
+        group = max(1, rows // (here.stop - start))
+        final = None
+        for stop in range(layers, 0, -group):
+            part = states[max(0, stop - group) : stop, here]
+            logits = unembedding(part.reshape(-1, width)).view(len(part), here.stop - start, -1)
+            final = final or _Final(logits[-1])
+            for layer, one in zip(range(stop - len(part), stop), logits, strict=True):
+                per_layer[layer].append(_statistics(one, final, targets[here], top_k))
     flat = [piece for pieces in per_layer for piece in pieces]
     columns = [torch.cat(column).cpu().numpy() for column in zip(*flat, strict=True)]
     return Reading(*columns)
-
-
-def _vocabulary(unembedding: Unembedding, final: torch.Tensor) -> int:
-    return int(unembedding(final[:1]).shape[-1]) if len(final) else 1
 
 
 class _Final:
@@ -217,17 +213,18 @@ def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch
     top, top_ids = _top(z, min(top_k, z.shape[1]))
     best = top[:, :1]
     target = z.gather(1, targets[:, None])
-    rank = (z > target).sum(dim=1, dtype=torch.int32)
+    # Written as floats: summing booleans is several times slower on a CPU, and counts below 2^24 are exact.
+    above = torch.gt(z, target, out=torch.empty_like(z)).sum(dim=1)
     shifted = (z - best).clamp_min_(_FLOOR)
-    p = shifted.exp()
+    p = (shifted * _LOG2_E).exp2_()
     total = p.sum(dim=1, keepdim=True)
     log_total = total.log()
     p /= total
     # Σ p log p = Σ p (z - max) - log Σ exp(z - max)
     entropy = log_total[:, 0] - _dot(p, shifted)
     kl = -entropy - _dot(p, final.logp[rows])
-    mixture = torch.special.entr((p + final.p[rows]).mul_(0.5)).sum(dim=1)
-    js = mixture - 0.5 * (entropy + final.entropy[rows])
+    mixture = p.add_(final.p[rows]).mul_(0.5)
+    js = -_dot(mixture, mixture.clamp_min(_TINY).log_()) - 0.5 * (entropy + final.entropy[rows])
     logsumexp = best + log_total
     return (
         entropy,
@@ -235,7 +232,7 @@ def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch
         top_ids.to(torch.int32),
         top - logsumexp,
         (target - logsumexp)[:, 0],
-        rank,
+        above.to(torch.int32),
         kl.clamp_min(0),
         js.clamp_min(0),
         top_ids[:, 0] == final.best[rows],
@@ -264,8 +261,8 @@ def _top(z: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the product of every row of `left` with that of `right`, without the array between."""
-    return torch.bmm(left[:, None, :], right[:, :, None])[:, 0, 0]
+    """Return the product of every row of `left` with that of `right`."""
+    return (left * right).sum(dim=-1)
 
 
 def _ragged(values: np.ndarray, sizes: np.ndarray) -> pa.ListArray:

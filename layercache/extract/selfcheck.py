@@ -7,6 +7,7 @@
 A model that fails is refused: wrong positions or a layer off by one give plausible numbers.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from layercache.extract.tokenize import Sample, sample_id
 from layercache.extract.unembed import Unembedding
 
 _LONGEST = 24
-_TOLERANCE = {torch.float32: {"eager": 5e-5, "sdpa": 5e-4}}
+_TOLERANCE: dict[torch.dtype, dict[str, float]] = {torch.float32: {"eager": 5e-5, "sdpa": 5e-4}}
 _TOLERANCE_16_BIT = 2e-2
 """Twice the noise of four blocks. Wrong positions or a wrong layer differ by tens of percent."""
 
@@ -172,7 +173,7 @@ def _tolerance(model: Model) -> float:
     """Return the difference allowed. In 16 bits every block adds its own rounding, so it grows as their root."""
     known = _TOLERANCE.get(model.plan.dtype)
     if known is None:
-        return _TOLERANCE_16_BIT * max(1.0, (model.structure.n_layers / 4) ** 0.5)
+        return _TOLERANCE_16_BIT * max(1.0, math.sqrt(model.structure.n_layers / 4))
     return known.get(model.plan.attention, max(known.values()))
 
 

@@ -55,7 +55,7 @@ class Summary:
 
     def _done(self) -> list[str]:
         if not self.forward_passes:
-            return [f"  nothing to do: no forward pass, run {self.run}"]
+            return [f"  nothing to do: 0 forward passes, run {self.run}"]
         padding = self.padded_tokens / max(self.tokens, 1) - 1
         return [
             f"  {self.forward_passes:,} forward passes ({self.new_samples:,} new samples), {self.tokens:,} tokens"

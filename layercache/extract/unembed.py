@@ -27,6 +27,9 @@ class Unembedding:
         model: a model with a head.
         own_code: use the model's own code even where the head is linear.
 
+    Attributes:
+        vocabulary: logits of one state.
+
     Raises:
         ModelError: the model has no head.
     """
@@ -41,7 +44,9 @@ class Unembedding:
         self._norm = None if norm is None else copy.deepcopy(norm).float()
         self._projection = None if projection is None else copy.deepcopy(projection).float()
         self._softcap, self._scale = structure.softcap, structure.scale
+        self.vocabulary = int(model.plan.checkpoint.config.get_text_config().vocab_size)
         if structure.head is not None:
+            self.vocabulary = structure.head.out_features
             self._weight = structure.head.weight
             self._bias = None if structure.head.bias is None else structure.head.bias.float()
             self._product = _product(self._weight)

@@ -140,8 +140,13 @@ def _line_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
     base = chart(frame, *_POINT).encode(x=_x(style), y=_y(style, "value"), color=color(style.models, style.legend))
     scale = alt.Scale(domain=list(style.models), range=cycle(theme.SHAPES, style.models))
     shape = alt.Shape("model:N", title="model", scale=scale, legend=model_legend(style.models, style.legend))
-    tips = ["model:N", tip("layer", "layer", "d"), "layer_name:N", tip("value", style.measure.name)]
-    tips += [tip("low", "from"), tip("high", "to"), tip("n", "samples", ",d")]
+    tips = [
+        "model:N",
+        tip("layer", "layer", "d"),
+        alt.Tooltip("layer_name:N", title="module"),
+        tip("value", style.measure.name),
+    ]
+    tips += [tip("low", "95 % from"), tip("high", "to"), tip("n", "samples", ",d")]
     size = 46 if len(style.layers) <= 16 else 20
     return [
         base.mark_line(clip=style.cut),
@@ -156,7 +161,7 @@ def _baseline_layers(own: pl.DataFrame, every: pl.DataFrame, style: Look) -> lis
     scale = alt.Scale(domain=names, range=[theme.dash(name) for name in names])
     legend = alt.Legend(symbolSize=300, symbolStrokeWidth=1.5)
     dash = alt.StrokeDash("baseline:N", title="baseline", scale=scale, legend=legend)
-    tips = ["baseline:N", "model:N", tip("value", style.measure.name), tip("low", "from"), tip("high", "to")]
+    tips = ["baseline:N", "model:N", tip("value", style.measure.name), tip("low", "95 % from"), tip("high", "to")]
     drawn = []
     level = pl.col("layer").is_null() if len(style.layers) > 1 else pl.lit(True)
     rules = own.filter(level).unique(["baseline", "value"], keep="first", maintain_order=True)

@@ -84,6 +84,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
 <main>
 {body}
 </main>
+<footer class="faint">Charts are drawn by Vega, Vega-Lite and Vega-Embed (BSD-3-Clause), which are part of this file.</footer>
 <script type="application/json" id="specs">{script_json(specs)}</script>
 <script>{bundle}</script>
 <script>{code}</script>

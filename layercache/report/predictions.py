@@ -28,7 +28,8 @@ def predictions(store: Store, task: Task, at: dict[str, Any]) -> pl.DataFrame:
     scores = scores.filter(pl.col("group").eq_missing(pl.lit(at["group"])))
     numbers = scores.filter(metric="prediction").select("row", predicted="value")
     own = numbers if len(numbers) else scores.filter(metric="predicted").select("row", predicted="text")
-    if where["run"] not in {run.id for run in store.runs()} or not len(own):
+    held = {(run.id, info.name) for run in store.runs() for info in store.data(run)}
+    if (where["run"], task.data) not in held or not len(own):
         return own.head(0).with_columns(truth=pl.col("predicted"))
     labels = store.labels(where["run"], task.data).filter(name=task.label)
     truth = labels.select("row", truth="number") if len(numbers) else _classes(labels, asked.get("min_class", 1))

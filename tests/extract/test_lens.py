@@ -175,19 +175,27 @@ def test_block_search_finds_what_topk_finds(shape: tuple[int, int], k: int) -> N
     assert torch.equal(places, where)
 
 
+class Tail:
+    """A linear unembedding."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | float = 0.0) -> None:
+        self.weight, self.bias, self.vocabulary = weight, bias, len(weight)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        return states @ self.weight.T + self.bias
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(5, 7, 16, generator=generator)
     weight = torch.randn(600, 16, generator=generator)
     targets = torch.randint(0, 600, (7,), generator=generator)
 
-    def unembedding(part: torch.Tensor) -> torch.Tensor:
-        return part @ weight.T
-
-    whole = lens_module.read(unembedding, states, states[-1], targets, 4)
+    unembedding: Any = Tail(weight)
+    whole = lens_module.read(unembedding, states, targets, 4)
     monkeypatch.setattr(lens_module, "_CHUNK_ELEMENTS", 1300)
     monkeypatch.setattr(lens_module, "_STATISTICS_ELEMENTS", 700)
-    parts = lens_module.read(unembedding, states, states[-1], targets, 4)
+    parts = lens_module.read(unembedding, states, targets, 4)
     for name in vars(whole):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
 
@@ -197,7 +205,7 @@ def test_infinite_gaps_between_logits_stay_numbers() -> None:
     weight = torch.eye(6)
     states = torch.tensor([[[1.0, 2.0, 3.0, 0.0, 0.0, 0.0]]])
     masked = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, float("-inf")])
-    reading = lens_module.read(lambda part: part @ weight.T + masked, states, states[0], torch.tensor([0]), 2)
+    reading = lens_module.read(Tail(weight, masked), states, torch.tensor([0]), 2)
     p = np.exp([1.0, 2.0, 3.0, 0.0, 0.0])
     p /= p.sum()
     assert reading.entropy[0] == pytest.approx(-(p * np.log(p)).sum(), abs=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import report_store
 from report_store import CLASSES, POOLINGS, Plan, build, value
 
-from layercache.report import frames, predictions, samples
+from layercache.report import figures, frames, predictions, samples
 from layercache.report.frames import to_polars
 from layercache.store import results
 from layercache.store.reader import Store
@@ -46,6 +46,17 @@ def test_other_conditions_are_left_out(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([row], schema=arrow_schema(RESULTS))
     results.save(store.path, "probe", {"kind": "probe"}, ["test"], results.Outcome(table))
     assert frames.tasks(frames.results(store)) == []
+
+
+def test_results_outlive_their_run(tmp_path: Path) -> None:
+    store = build(tmp_path / "s", Plan(models=("demo",)))
+    row = {"run": "gone-1234", "data": "films", "analysis": "probe", "layer": 4, "pooling": POOLINGS[0], "label": "x"}
+    table = pa.Table.from_pylist([{**row, "metric": "r2", "value": 0.9}], schema=arrow_schema(RESULTS))
+    results.save(store.path, "probe", {"kind": "probe", "labels": ["x"]}, ["test"], results.Outcome(table))
+    task = frames.tasks(frames.results(store))[-1]
+    assert task.best().select("model", "layer_name").rows() == [("gone-1234", None)]
+    assert len(predictions.predictions(store, task, task.best().row(0, named=True))) == 0
+    assert figures.held_out(store, task) is None
 
 
 def test_probes_baselines_and_the_best_layer(store: Store) -> None:
