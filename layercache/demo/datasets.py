@@ -11,7 +11,7 @@ Row = dict[str, object]
 # A card ends where the certificate would come; no prompt ends in a space, since the answer's first token starts with it.
 TEMPLATES = {
     "movies": (
-        "Title: {title}\nYear: {year}\nGenre: {genre}\nDirector: {director}\nDescription: {description}\nCertificate:"
+        "Title: {movie_name}\nYear: {year}\nGenre: {genre}\nDirector: {director}\nDescription: {description}\nCertificate:"
     ),
     "qa": "Q: {question}\nA:",
     "boolq": "### Question: {question}\n ### Context: {passage}\n ### Answer:",
@@ -31,8 +31,9 @@ def new_films() -> list[Film]:
 
 
 def movies() -> list[Row]:
-    """Film cards of new films; certificate and rating follow from genre and description."""
-    return [{"movie_id": f"m{i:04d}", **vars(film)} for i, film in enumerate(new_films())]
+    """Film cards of new films, in the columns of the IMDB by-genre files; genre and description say the labels."""
+    films = [dict(vars(film)) for film in new_films()]
+    return [{"movie_id": f"m{i:04d}", "movie_name": film.pop("title"), **film} for i, film in enumerate(films)]
 
 
 def qa() -> list[Row]:

@@ -98,7 +98,7 @@ def film_figures(loaded: Loaded) -> Figures:
         "said_rating": float(np.corrcoef([_rating(s) for s in said], ratings)[0, 1]),
         "majority": round(float(np.unique(certificates, return_counts=True)[1].max() / len(rows)), 3),
         "certificate": [classify(x, certificates, groups) for x in last],
-        "certificate_mean": [classify(x, certificates, groups) for x in mean],
+        "certificate_mean0": classify(mean[0], certificates, groups),
         "certificate_words": classify(prompts, certificates, groups, words=1),
         "certificate_pairs": classify(prompts, certificates, groups, words=2),
         "rating": [correlate(x, ratings, groups) for x in last],

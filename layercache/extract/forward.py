@@ -44,7 +44,7 @@ class Reducer(Protocol):
         ...
 
     def finish(self, batch: Batch) -> dict[str, Any]:
-        """Return the batch's columns, on the host."""
+        """Return the batch's columns, on the host; nothing when it has no row."""
         ...
 
 
@@ -67,7 +67,7 @@ class _Pass:
             return
         hidden = output[0] if isinstance(output, (tuple, list)) else output
         rows, columns = self.batch.input_ids.shape
-        hidden = hidden.view(rows, columns, -1) if hidden.dim() == 2 else hidden
+        hidden = hidden.reshape(rows, columns, -1) if hidden.dim() == 2 else hidden
         self.seen += 1
         for reducer in self.reducers:
             if (site, layer) in reducer.wants:

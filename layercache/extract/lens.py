@@ -110,6 +110,8 @@ class LensReducer:
 
     def finish(self, batch: Batch) -> dict[str, Any]:
         """Unembed every layer's states and return the rows."""
+        if not self._places:
+            return {}
         layers = sorted(layer for _, layer in self.wants)
         targets = [place.target for place in self._places]
         device = batch.starts.device

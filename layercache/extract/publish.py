@@ -111,7 +111,8 @@ class ShardWriter:
         if TOKENS in self._outputs:
             self._shard.add(TOKENS, token_columns(samples, self._words))
         for table, columns in tables:
-            self._shard.add(table, columns)
+            if columns:
+                self._shard.add(table, columns)
         if self._shard.nbytes >= self._limits.nbytes or time.monotonic() - self._opened >= self._limits.seconds:
             self.close()
 

@@ -172,7 +172,8 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     loaded = model.load(job.plan)
     lengths = [len(sample) for sample in job.samples.distinct.values()]
     loop = Loop(loaded, job.tokenizer, job.spec, max(lengths), progress)
-    loop.run(run, job.selection, groups, job.data.name, limits)
+    with checkpoint.quiet():
+        loop.run(run, job.selection, groups, job.data.name, limits)
     job.summary.batches, job.summary.padded_tokens = loop.batches, loop.padded_tokens
     job.summary.notes += loop.notes
     added = [shard for shard in reader.open(store).shards(run) if shard.name not in before]

@@ -20,7 +20,7 @@ from layercache.extract.batching import Batch, collate
 from layercache.extract.forward import RESID, Forward, inputs
 from layercache.extract.model import Model
 from layercache.extract.tokenize import Sample, sample_id
-from layercache.extract.unembed import Unembedding
+from layercache.extract.unembed import Unembedding, logits_of
 
 _LONGEST = 24
 _TOLERANCE: dict[torch.dtype, dict[str, float]] = {torch.float32: {"eager": 5e-5, "sdpa": 5e-4}}
@@ -134,7 +134,7 @@ def _compare(
 
 def _difference(expected: torch.Tensor, found: torch.Tensor, model: Model) -> float:
     """Return the relative L2 difference a token: the largest, or in 16 bits the median, since single tokens jump."""
-    expected, found = expected.double(), found.double()
+    expected, found = expected.cpu().double(), found.cpu().double()
     each = (expected - found).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
     worst = each.max() if model.plan.dtype == torch.float32 else each.median()
     return float(worst)
@@ -147,7 +147,7 @@ def _own(model: Model, batch: Batch, *, with_logits: bool) -> tuple[list[torch.T
     given.pop("position_ids", None)
     with torch.inference_mode():
         out = module(**given, output_hidden_states=True)
-    logits = out.logits if hasattr(out, "logits") else getattr(out, "prediction_logits", None)
+    logits = logits_of(out)
     states = [state.reshape(batch.input_ids.shape[1], -1).float() for state in out.hidden_states]
     return states, None if logits is None else logits[0].float()
 

@@ -39,6 +39,9 @@ _MLP = (
 _SANDWICH = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
 """Gemma 2 and 3, OLMo 2: with both, a sublayer's output is normed before it is added to the residual."""
 
+_FINAL_NORMS = ("norm", "ln_f", "norm_f", "embedding_norm")
+"""Names that say so; LFM2 calls its final norm the last of these. Others with `emb` come before the blocks."""
+
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _SCALES = ("logit_scale", "lm_head_multiplier")
 _DIVISORS = ("logits_scaling",)
@@ -91,8 +94,8 @@ def analyse(model: nn.Module, config: Any) -> Structure:
         ModelError: no stack of blocks.
     """
     text = config.get_text_config()
-    base = getattr(model, "base_model", model)
-    stack_name, stack = _find_stack(base, model)
+    stack_name, stack = _find_stack(model)
+    base = _find_base(model, stack_name)
     blocks = tuple(stack)
     repeated = getattr(text, "num_hidden_layers", None)
     n_layers = repeated if len(blocks) == 1 and isinstance(repeated, int) and repeated > 1 else len(blocks)
@@ -136,15 +139,12 @@ def sublayer(block: nn.Module, site: str) -> nn.Module:
     raise ModelError(f"site {site}: blocks of kind {type(block).__name__} have no module for it; use --sites resid")
 
 
-def _find_stack(base: nn.Module, model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the outermost list of modules that holds the most parameters, and its name in `model`."""
-    inside = {id(module) for module in base.modules()}
+def _find_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the outermost list of modules that holds the most parameters, and its name."""
     best: tuple[int, str, nn.ModuleList] | None = None
     taken: list[str] = []
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or id(module) not in inside or len(module) == 0:
-            continue
-        if any(name.startswith(f"{outer}.") for outer in taken):
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{outer}.") for outer in taken):
             continue
         taken.append(name)
         size = sum(parameter.numel() for parameter in module.parameters())
@@ -153,6 +153,27 @@ def _find_stack(base: nn.Module, model: nn.Module) -> tuple[str, nn.ModuleList]:
     if best is None:
         raise ModelError(f"{type(model).__name__}: no stack of blocks found; layercache cannot read this model")
     return best[1], best[2]
+
+
+def _find_base(model: nn.Module, stack_name: str) -> nn.Module:
+    """Return what runs the blocks without the head: transformers' base model, else the largest part without a head."""
+    base = getattr(model, "base_model", None)
+    head = _head(model)
+    if isinstance(base, nn.Module) and (base is not model or head is None):
+        return base
+    path = stack_name.split(".")[:-1]
+    for depth in range(1, len(path) + 1):
+        part = model.get_submodule(".".join(path[:depth]))
+        if all(module is not head for module in part.modules()):
+            return part
+    return model
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """Return the module that transformers calls the output embeddings."""
+    get: Any = getattr(model, "get_output_embeddings", None)
+    head = get() if callable(get) else None
+    return head if isinstance(head, nn.Module) else None
 
 
 def _find_norm(model: nn.Module, base: nn.Module, stack_name: str) -> tuple[str, nn.Module | None]:
@@ -165,11 +186,11 @@ def _find_norm(model: nn.Module, base: nn.Module, stack_name: str) -> tuple[str,
         found = [
             (key, child)
             for key, child in parent.named_children()
-            if "norm" in type(child).__name__.lower() and not key.startswith(("emb", "word_emb"))
+            if "norm" in type(child).__name__.lower() and (key in _FINAL_NORMS or "emb" not in key)
         ]
         if found:
             # `norm`, `ln_f`, `final_layernorm`: where there are two, the final one says so.
-            found.sort(key=lambda item: ("final" in item[0] or item[0] in ("norm", "ln_f", "norm_f"), item[0]))
+            found.sort(key=lambda item: ("final" in item[0] or item[0] in _FINAL_NORMS, item[0]))
             return f"{name}.{found[-1][0]}".lstrip("."), found[-1][1]
     return "", None
 
@@ -183,8 +204,7 @@ def _linear_head(model: nn.Module, base: nn.Module) -> nn.Linear | None:
     """Return the head when it is one linear layer directly on the model; deeper ones do more than unembed."""
     if model is base:
         return None
-    embeddings: Any = getattr(model, "get_output_embeddings", None)
-    head = embeddings() if callable(embeddings) else None
+    head = _head(model)
     direct = any(child is head for child in model.children())
     others = [c for c in model.children() if c is not base and c is not head and any(True for _ in c.parameters())]
     return head if isinstance(head, nn.Linear) and direct and not others else None

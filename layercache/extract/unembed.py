@@ -74,8 +74,16 @@ class Unembedding:
         tokens = torch.zeros(len(states), 1, dtype=torch.int64, device=states.device)
         with _replaced(base, BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=state)):
             out = module(input_ids=tokens)
-        logits = out.logits if hasattr(out, "logits") else out.prediction_logits
-        return torch.as_tensor(logits[:, 0].float())
+        logits = logits_of(out)
+        if logits is None:
+            raise ModelError(f"{type(module).__name__}: its head cannot be run alone; use --lens none")
+        return logits[:, 0].float()
+
+
+def logits_of(output: Any) -> torch.Tensor | None:
+    """Return the logits of a model's output, whatever they are called."""
+    found = getattr(output, "logits", None)
+    return found if found is not None else getattr(output, "prediction_logits", None)
 
 
 def no_head(name: str) -> str:

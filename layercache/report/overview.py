@@ -35,12 +35,12 @@ _QUESTIONS = (
 
 def overview(store: Store) -> Section:
     """Return what the store holds: runs, data sets, sizes, machines and versions."""
-    runs = store.runs()
+    names = model_names(store)
+    runs = sorted(store.runs(), key=lambda run: names[run.id])
     shards = {run.id: [one for name in store.conditions(run) for one in store.shards(run, name)] for run in runs}
     samples = {run.id: store.samples(run) for run in runs}
     total = sum(_bytes(own) for own in shards.values())
     said = f"{count(len(runs), 'run')}, {count(sum(map(len, samples.values())), 'sample')}, {size(total)} of captured data."
-    names = model_names(store)
     lines = [_run_line(store, run, names[run.id], shards[run.id], samples[run.id]) for run in runs]
     parts: list[str | page.Figure] = [
         page.paragraph(said),

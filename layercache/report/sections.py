@@ -18,7 +18,7 @@ _ENTROPY_NOTE = (
 )
 _SAMPLES_NOTE = (
     "Chosen by how sure the first model is at its last layer, evenly from the surest to the least sure sample. Orange is the "
-    "token that the last layer puts first, green the target where the data names one; ␣ is a space, ⏎ a line end."
+    "token that the last layer puts first, green the target where that is another one; ␣ is a space, ⏎ a line end."
 )
 
 

@@ -82,7 +82,7 @@ def test_popularity_is_the_number_of_times_the_training_text_states_a_fact() -> 
         expected[fact.subject, fact.answer] += fact.popularity
     assert stated == +expected
     assert set(stated) <= answers
-    assert named.isdisjoint(str(row["title"]) for row in demo.rows("movies"))
+    assert named.isdisjoint(str(row["movie_name"]) for row in demo.rows("movies"))
 
 
 def _parts(line: str) -> list[str]:

@@ -109,7 +109,7 @@ def test_twice_is_no_forward_pass_and_no_weights(llama: Path, tmp_path: Path, mo
     no_weights(monkeypatch)
     second = run(llama, tmp_path / "s")
     assert (second.forward_passes, second.cached, second.run) == (0, 40, first.run)
-    assert "no forward pass" in str(second)
+    assert "0 forward passes" in str(second)
 
 
 def test_a_new_label_is_no_forward_pass(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +316,7 @@ def test_dry_run_writes_nothing_and_is_close(llama: Path, tmp_path: Path, monkey
     assert planned.dry_run
     assert (planned.forward_passes, planned.tokens, planned.samples) == (done.forward_passes, done.tokens, done.samples)
     assert planned.free_bytes > 0
+    assert 0.75 < sum(planned.estimate.values()) / done.bytes < 1.35
     assert "would run 40 samples" in str(planned)
     after = run(llama, tmp_path / "s", dry_run=True)
     assert (after.forward_passes, after.cached, after.run, sum(after.estimate.values())) == (0, 40, done.run, 0)
@@ -356,6 +357,15 @@ def test_empty_spans_are_held_counted_and_have_no_row(
     assert sorted(absent) == [0] * 5 + [2] * 3
     no_weights(monkeypatch)
     assert run(llama, tmp_path / "s", data=data, spec=spec).forward_passes == 0
+
+
+def test_batches_without_any_of_a_span(llama: Path, tmp_path: Path) -> None:
+    rows = [{"title": "T" if i == 0 else "", "text": text} for i, text in enumerate(TEXTS)]
+    spec = ExtractSpec(pooling=["mean@title"], lens=["last@title"], batch_tokens=1)
+    summary = run(llama, tmp_path / "s", data=make_data(rows, "{title} {text}"), spec=spec, shard_bytes=1)
+    store = reader.open(tmp_path / "s")
+    assert len(store.shards(summary.run)) == len(TEXTS)
+    assert len(store.matrix(summary.run, 1, "mean@title").sample_ids) == 1
 
 
 def test_a_span_that_no_prompt_has(llama: Path, tmp_path: Path) -> None:
