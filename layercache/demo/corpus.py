@@ -40,7 +40,7 @@ def card(draw: Draw) -> Document:
         film = make_film(draw)
     fields = {name: str(value) for name, value in vars(film).items()}
     return (
-        (TEMPLATES["movies"].format(**fields), 0.1),
+        (TEMPLATES["movies"].format(movie_name=film.title, **fields), 0.1),
         (f" {film.certificate}", 3.0),
         ("\nRating:", 0.1),
         (f" {film.rating}", 1.0),

@@ -124,7 +124,7 @@ def _locate(model: str, revision: str | None, trust_remote_code: bool) -> tuple[
         return model.replace(":", "-"), _demo(model)
     path = Path(model).expanduser()
     if path.is_dir():
-        return path.resolve().name, path
+        return path.absolute().name or path.resolve().name, path
     if path.exists():
         raise ModelError(f"model {model} is a file; give the folder that holds config.json and the weights")
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
