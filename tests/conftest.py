@@ -52,7 +52,18 @@ def films(tmp_path: Path) -> Path:
     return path
 
 
-GPU_SIDE = ("torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "trl", "psutil", "functorch")
+LEFT_OUT = (
+    "layercache",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "psutil",
+    "functorch",
+)
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +72,9 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "subproces
     site = tmp_path_factory.mktemp("laptop") / "site-packages"
     site.mkdir()
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
-        if entry.name.split("-")[0].split(".")[0] not in GPU_SIDE and entry.suffix != ".pth":
+        if entry.name.split("-")[0].split(".")[0] not in LEFT_OUT and entry.suffix != ".pth":
             (site / entry.name).symlink_to(entry)
+    # An editable install leaves a folder of that name with the shipped files, not the package.
     (site / "layercache").symlink_to(Path(cli.__file__).parent)
 
     def run(script: str, *arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -148,15 +148,15 @@ def _fetch(model: str, revision: str | None, trust_remote_code: bool) -> Path:
     patterns = [*_FETCH, "*.py"] if trust_remote_code else _FETCH
     try:
         found = snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise ModelError(
-            f"model {model}: there is no such folder, and no such model on the hub (or it is private)"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f"model {model} has no revision {revision}") from error
     except errors.GatedRepoError as error:
         raise ModelError(
             f"model {model} is gated: accept its terms on the hub and log in with `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"model {model} has no revision {revision}") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise ModelError(
+            f"model {model}: there is no such folder, and no such model on the hub (or it is private)"
         ) from error
     except Exception as error:
         # Every kind of broken network ends here, and transports raise exceptions of their own.

@@ -14,18 +14,20 @@ class Words:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._size = len(tokenizer)
         self._known: dict[int, str] = {}
 
-    def text(self, token: int) -> str:
-        """Return one token's text; empty for an id that the tokenizer does not have (a padded vocabulary)."""
-        if token not in self._known:
-            size = len(self._tokenizer)
-            decode = self._tokenizer.decode
-            self._known[token] = str(decode([token], clean_up_tokenization_spaces=False)) if token < size else ""
-        return self._known[token]
-
     def texts(self, tokens: np.ndarray) -> pa.Array:
-        """Return the texts of ids of any integer dtype, as an Arrow string array [n]."""
+        """Return the texts of ids of any integer dtype, as an Arrow string array [n].
+
+        An id that the tokenizer does not have (a vocabulary padded to a round number) is the empty text.
+        """
         distinct, index = np.unique(tokens, return_inverse=True)
-        return pa.array([self.text(int(token)) for token in distinct], pa.string()).take(pa.array(index))
+        ids = distinct.tolist()
+        new = [token for token in ids if token not in self._known]
+        inside = [token for token in new if token < self._size]
+        self._known |= dict.fromkeys(new, "")
+        decoded = self._backend.decode_batch([[token] for token in inside], skip_special_tokens=False)
+        self._known |= dict(zip(inside, decoded, strict=True))
+        return pa.array([self._known[token] for token in ids], pa.string()).take(pa.array(index))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 from layercache.errors import ModelError
@@ -47,6 +48,24 @@ def test_hub_name_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(checkpoint, "snapshot_download", unreachable)
     refused("some-org/some-model", "not in the hub's cache and the hub cannot be reached", tmp_path)
     refused("gpt2-nowhere", "there is no such folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (errors.GatedRepoError, "is gated: accept its terms"),
+        (errors.RevisionNotFoundError, "has no revision v9"),
+        (errors.RepositoryNotFoundError, "no such model on the hub"),
+        (errors.LocalEntryNotFoundError, "hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses(kind: type[Exception], match: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match=match):
+        checkpoint.find("some-org/some-model", "v9")
 
 
 def test_hub_models_are_read_from_the_fetched_folder(

@@ -1,0 +1,105 @@
+"""What a cross-validated probe costs, against scikit-learn in the same folds.
+
+    python benchmarks/probe.py [--quick] [--json]
+
+Made-up states of one layer, width 384, with a planted signal; five folds; everything in turn in this process, one
+thread each, in paired rounds. Ridge: 28 penalties by generalised cross-validation, against StandardScaler and RidgeCV
+over the same penalties. Logistic regression: five classes, the penalty chosen on a held-back fifth from five values,
+against StandardScaler and LogisticRegression fitted at each value and once more. A figure is the median over rounds
+of scikit-learn's time divided by ours; the last column is the largest difference between the two predictions.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from layercache.analyze import logistic, ridge
+from layercache.analyze.folds import held_back
+
+FOLDS, WIDTH, CLASSES = 5, 384, 5
+
+
+def timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def sklearn_ridge(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    out = np.empty(len(y))
+    for fold in range(FOLDS):
+        fitted = folds != fold
+        scaler = StandardScaler().fit(x[fitted])
+        model = RidgeCV(ridge.PENALTIES * fitted.sum()).fit(scaler.transform(x[fitted]), y[fitted])
+        out[~fitted] = model.predict(scaler.transform(x[~fitted]))
+    return out
+
+
+def sklearn_logistic(x: np.ndarray, y: np.ndarray, folds: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    out = np.empty((len(y), CLASSES))
+    for fold in range(FOLDS):
+        fitted = folds != fold
+        scaler = StandardScaler().fit(x[fitted])
+        wide, target, back = scaler.transform(x[fitted]), y[fitted], held_back(inner[fitted])
+        best = (np.inf, 0.0)
+        for penalty in logistic.PENALTIES:
+            model = LogisticRegression(C=penalty, max_iter=1000).fit(wide[~back], target[~back])
+            loss = log_loss(target[back], model.predict_proba(wide[back]), labels=range(CLASSES))
+            if loss >= best[0]:
+                break
+            best = (loss, penalty)
+        model = LogisticRegression(C=best[1], max_iter=1000).fit(wide, target)
+        out[~fitted] = model.predict_proba(scaler.transform(x[~fitted]))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
+    parser.add_argument("--json", action="store_true", help="close with one JSON object")
+    options = parser.parse_args()
+    n, rounds = (1000, 3) if options.quick else (4000, 5)
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(n, WIDTH)) @ rng.normal(size=(WIDTH, WIDTH)) / 20).astype(np.float32)
+    signal = x @ rng.normal(size=(WIDTH, CLASSES)) / 20
+    number = signal[:, 0] + rng.normal(size=n)
+    classes = (signal + rng.gumbel(size=signal.shape)).argmax(axis=1)
+    folds, inner = np.arange(n) % FOLDS, np.arange(n) // FOLDS % 5
+    contests = {
+        "ridge": (
+            lambda: ridge.cross_validate(x, number[:, None], folds).prediction[:, 0],
+            lambda: sklearn_ridge(x, number, folds),
+        ),
+        "logistic": (
+            lambda: logistic.cross_validate(x, classes[:, None], CLASSES, folds, inner).probability[0],
+            lambda: sklearn_logistic(x, classes, folds, inner),
+        ),
+    }
+    figures: dict[str, float] = {}
+    print(f"{n:,} rows, {WIDTH} wide, {FOLDS} folds, {rounds} rounds")
+    print(f"{'probe':10} {'layercache s':>13} {'scikit-learn s':>15} {'ratio':>7} {'A/A':>6} {'difference':>11}")
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, (ours, theirs) in contests.items():
+            runs = [(timed(ours), timed(theirs), timed(ours)) for _ in range(rounds)]
+            ratio = statistics.median(b[0] / a[0] for a, b, _ in runs)
+            again = statistics.median(c[0] / a[0] for a, _, c in runs)
+            seconds = [statistics.median(run[i][0] for run in runs) for i in (0, 1)]
+            gap = float(np.abs(runs[0][0][1] - runs[0][1][1]).max())
+            print(f"{name:10} {seconds[0]:13.2f} {seconds[1]:15.2f} {ratio:7.2f} {again:6.2f} {gap:11.1e}")
+            figures |= {f"sklearn_over_{name}": round(ratio, 2), f"{name}_a_over_a": round(again, 2)}
+    if options.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
