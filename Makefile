@@ -31,6 +31,7 @@ sample: $(INSTALLED)
 	$(BIN)/layercache run sample --store sample-store
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo 'installing into .venv (torch is large: the first time takes a few minutes)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -U -c constraints.txt pip
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all]' --group dev

@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object of figures")
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
-    n_layers, n_prompts, rounds = (4, 32, 3) if options.quick else (12, 192, 7)
+    n_layers, n_prompts, rounds = (4, 40, 4) if options.quick else (12, 192, 7)
     contest = Contest(n_layers, n_prompts)
     print(
         f"{n_layers} layers of width {WIDTH}, {n_prompts} prompts, {contest.tokens:,} tokens, {rounds} rounds;"

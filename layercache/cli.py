@@ -126,7 +126,8 @@ def _say_analysed(analysed: list[Any], progress: Any) -> None:
 def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, as_json: bool) -> None:
     """Run a study: extract, analyse, report.
 
-    RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies).
+    RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, sample). The VALUE of a
+    setting is TOML or plain text.
 
     \b
     layercache run movies
@@ -143,8 +144,8 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
         analysed = [{"kind": one.kind, "path": one.path, "cached": one.cached} for one in result.analysed]
         _print_json({"extracted": extracted, "analysed": analysed, "report": result.report})
         return
-    _say_analysed(result.analysed, progress)
     _say_extracted(result.extracted, progress)
+    _say_analysed(result.analysed, progress)
     if result.report is not None:
         click.echo(f"report: {result.report.resolve()}")
 
@@ -356,7 +357,10 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .html or .json.")
 @store_option
 def plot(name: str, out: Path, store: Path) -> None:
-    """Draw one chart of the report into a file."""
+    """Draw one chart of the report into a file.
+
+    NAME is probe, predictions, entropy, agreement, distance, target, depth or tokens.
+    """
     from layercache import report as reports
     from layercache.store import reader
 

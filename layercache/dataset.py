@@ -228,10 +228,15 @@ def _typed(columns: dict[str, list[Any]], labels: Iterable[Label]) -> tuple[pl.D
             series.append(_infer(name, cells))
             continue
         convert, dtype = CONVERTERS[kinds[name]]
+        if kinds[name] == "text" and not any(isinstance(cell, (list, tuple)) for cell in cells):
+            convert, dtype = as_text, pl.String
         series.append(pl.Series(name, [_convert(convert, v, name, i) for i, v in enumerate(cells)], dtype, strict=True))
         empty = sum(value is None for value in cells)
         if empty == len(cells):
             raise DataError(f"label {name!r} has no value in any row")
+        grouped = [cell for cell in cells if isinstance(cell, str) and _GROUPED.fullmatch(cell.strip())]
+        if kinds[name] == "number" and grouped:
+            notes.append(f"{name}: {len(grouped):,} cells are read with a thousands separator, such as {grouped[0]!r}")
         if empty:
             notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and are left out of its probe")
     return pl.DataFrame(series), notes
@@ -245,7 +250,7 @@ def _convert(convert: Callable[[Any], Any], value: Any, name: str, index: int) -
     except ValueError as error:
         shown = as_text(value)[:60]
         raise DataError(
-            f"label {name!r}, row {index + 1}: {shown!r} is not {error}; mend the cell, empty it, or list it under missing"
+            f"label {name!r}, row {index + 1}: {shown!r} is not {error}; mend the cell, empty it, or name it as missing"
         ) from None
 
 
@@ -276,6 +281,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _texts(value: Any) -> list[str]:
+    """Read a text label as the list of its references; one that is a plain text is a list of one."""
     return [as_text(item) for item in value] if isinstance(value, (list, tuple)) else [as_text(value)]
 
 

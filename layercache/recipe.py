@@ -1,5 +1,6 @@
 """What a study is: model(s), data, extraction, analyses, report. Read from TOML, validated in one place."""
 
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -302,7 +303,7 @@ def override(table: dict[str, Any], setting: str) -> None:
     here = _only(here, setting)
     if not isinstance(here, dict):
         raise RecipeError(f"--set {setting!r}: {'.'.join(parts[:-1])} holds no keys")
-    here[parts[-1]] = _value(text)
+    here[parts[-1]] = _value(text, parts[-1])
 
 
 def _step(here: Any, part: str, setting: str) -> Any:
@@ -326,12 +327,17 @@ def _only(here: Any, setting: str) -> Any:
     return here[0]
 
 
-def _value(text: str) -> Any:
-    """Read a value as TOML; anything that is not TOML is plain text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+def _value(text: str, key: str) -> Any:
+    """Read a value as TOML; what is neither TOML nor looks like it is plain text."""
+    for value in (text, re.sub(r'\A"(.*)"\Z', r'"""\1"""', text, flags=re.DOTALL)):
+        try:
+            return tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            failure = str(error)
+    if text[:1] in ("'", '"'):
+        # Quotes taken for part of the text would quietly become part of every prompt.
+        raise RecipeError(f"--set {key}: {text[:40]!r} opens like TOML and is not ({failure}); mend or drop the quotes")
+    return text
 
 
 def _unique(values: Iterable[str]) -> list[str]:

@@ -46,6 +46,7 @@ def test_labels_are_typed_by_their_kind(tmp_path: Path) -> None:
     assert data.frame["ok"].to_list() == [True, False, True]
     assert data.frame["aka"].to_list() == [["U", "V"], [], ["W"]]
     assert any("rating: 1 of 3 rows have no value" in note for note in data.notes)
+    assert any("rating: 1 cells are read with a thousands separator, such as '1,234.5'" in note for note in data.notes)
     assert any("{title} is empty in 1 of 3 rows" in note for note in data.notes)
 
 

@@ -55,6 +55,7 @@ def test_settings_override_lists_tables_and_entries(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         (["nonsense"], "is not KEY=VALUE"),
+        (['data.template="{a'], "opens like TOML and is not"),
         (["extract.poolin=mean"], "extract.poolin: unknown key"),
         (["extract.pooling=middle"], "unknown pooling 'middle'"),
         (["extract.lens=mean"], "unknown lens position 'mean'"),
@@ -94,3 +95,8 @@ def test_two_entries_must_be_named_by_number(tmp_path: Path) -> None:
     two = 'models = "demo"\n[[data]]\nsource = "a.csv"\n[[data]]\nsource = "b.csv"\n'
     with pytest.raises(RecipeError, match="there are 2 entries"):
         recipe.load(_recipe(tmp_path, two), ["data.source=x"])
+
+
+@pytest.mark.parametrize("value", ['"{a}\n{b}"', '"{a}\\n{b}"', "{a}\n{b}"])
+def test_a_template_may_hold_a_line_break_however_it_is_written(tmp_path: Path, value: str) -> None:
+    assert recipe.load(_recipe(tmp_path, MINIMAL), [f"data.template={value}"]).data[0].template == "{a}\n{b}"

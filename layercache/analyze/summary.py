@@ -9,7 +9,7 @@ import pyarrow as pa
 from layercache.analyze.metrics import CLASS_METRICS, MAIN, NUMBER_METRICS
 
 _ACROSS = 4
-"""Columns beside each other in one table; more go into a table below."""
+"""Probe columns beside each other in one table; more go into a table below. A run's lens is a table of its own."""
 _BASELINES = ("mean", "majority", "tf-idf")
 _LENS = {
     "entropy": "entropy, nats",
@@ -30,7 +30,9 @@ def summarise(results: pa.Table | pl.DataFrame) -> str:
     frame = results if isinstance(results, pl.DataFrame) else pl.from_arrow(results)
     assert isinstance(frame, pl.DataFrame)
     frame = frame.with_columns(pl.col("run").replace_strict(_short_names(frame), return_dtype=pl.String).alias("run"))
-    return "\n\n".join([*_probes(frame), *_lenses(frame)])
+    probes = list(_probes(frame))
+    legend = ["* best layer (and the share of resamples in which it is best)"] if probes else []
+    return "\n\n".join([*probes, *legend, *_lenses(frame)])
 
 
 def _short_names(frame: pl.DataFrame) -> dict[str, str]:
@@ -95,13 +97,15 @@ def _lenses(frame: pl.DataFrame) -> Iterator[str]:
                 titles.append(f"{run} {title}")
                 lines.append([" " + _cell(_of(here, metric=metric, layer=layer)) for layer in layers])
             depth = " " + _cell(_of(here, metric="prediction_depth"))
-            for cells in lines[-len(_LENS) :]:
-                cells.append(depth if cells is lines[-len(_LENS)] else "")
+            lines[-len(_LENS)].append(depth)
+            for cells in lines[1 - len(_LENS) :]:
+                cells.append("")
         yield _tables(
             f"{data}, lens at {position}: [95 % interval] by layer",
             [*map(str, layers), "prediction depth"],
             titles,
             lines,
+            across=len(_LENS),
         )
 
 
@@ -118,14 +122,15 @@ def _cell(found: pl.DataFrame) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+    text = f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
-def _tables(title: str, names: list[str], titles: list[str], columns: list[Line]) -> str:
+def _tables(title: str, names: list[str], titles: list[str], columns: list[Line], across: int = _ACROSS) -> str:
     """Lay out named lines and titled columns under a title, a few columns beside each other."""
     parts = [title]
-    for start in range(0, len(columns), _ACROSS):
-        block = list(zip(titles, columns))[start : start + _ACROSS]
+    for start in range(0, len(columns), across):
+        block = list(zip(titles, columns))[start : start + across]
         laid = [["layer", *names], *([" " + head, *cells] for head, cells in block)]
         widths = [max(map(len, cells)) for cells in laid]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in zip(*laid)]

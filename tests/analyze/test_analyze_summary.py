@@ -38,6 +38,8 @@ def test_probes():
         "shuffled, best layer   -0.010 [-0.100, 0.100]       -0.020 [-0.100, 0.100]",
         "mse, best layer        1236                         1236",
         "spearman, best layer   -                            -",
+        "",
+        "* best layer (and the share of resamples in which it is best)",
     ]
 
 
