@@ -349,7 +349,10 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
     from layercache.store import reader
 
     spec = recipe.validate(recipe.ReportSpec, {"samples": samples}, where="report")
-    click.echo(reports.build(reader.open(store), out or store / "report.html", spec, title))
+    opened = reader.open(store)
+    if out is None and opened.frozen:
+        raise RecipeError(f"{store} is frozen, nothing is written into it: say where the page goes with -o FILE")
+    click.echo(reports.build(opened, out or store / "report.html", spec, title))
 
 
 @cli.command()

@@ -134,6 +134,7 @@ def test_a_frozen_store_refuses_writers(call: Call, films: Path) -> None:
         "frozen",
         "--store",
     )
+    _refused(call("report", "--store", store), "frozen", "-o")
     assert sorted(str(path) for path in store.rglob("*")) == before
 
 
