@@ -30,6 +30,9 @@ from layercache.recipe import ExtractSpec
 from layercache.store.holdings import Outputs
 from layercache.store.layout import Run
 
+_CHECKED = 8
+"""Samples of every group that the self-check takes its two pieces from."""
+
 
 class Loop:
     """Batches → forward → reduce → shards, for one loaded model.
@@ -72,7 +75,8 @@ class Loop:
             ModelError: the model fails its self-check, or memory runs out on a single prompt.
             StoreError: a shard cannot be published.
         """
-        provenance = self._provenance(self._check([samples[0] for _, samples in groups]))
+        checked = self._check([sample for _, samples in groups for sample in samples[:_CHECKED]])
+        provenance = self._provenance(checked)
         total = sum(len(samples) for _, samples in groups)
         with self.progress.task(f"extract {name}", total) as task, Publisher() as publisher:
             for outputs, samples in groups:

@@ -72,6 +72,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bloom": _SMALL | {"hidden_size": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.2},
     "falcon": _MULTI_HEAD | {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
     "mpt": _SMALL | {"d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 128},
+    "gpt_neo": _SMALL
+    | {
+        "hidden_size": 32,
+        "num_layers": 3,
+        "num_heads": 4,
+        "attention_types": [[["global", "local", "global"], 1]],
+        "max_position_embeddings": 128,
+        "window_size": 8,
+    },
+    "phi": _USUAL,
+    "glm4": _USUAL,
+    "gpt_oss": _USUAL | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
+    "llama4_text": _USUAL | {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48},
     "bert": _MULTI_HEAD,
     "roberta": _MULTI_HEAD | {"pad_token_id": 0, "max_position_embeddings": 128},
     "modernbert": _MULTI_HEAD

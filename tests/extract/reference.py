@@ -11,6 +11,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 FINAL_NORM = {
     "gpt2": "transformer.ln_f",
     "gptj": "transformer.ln_f",
+    "gpt_neo": "transformer.ln_f",
+    "phi": "model.final_layernorm",
     "bloom": "transformer.ln_f",
     "falcon": "transformer.ln_f",
     "mpt": "transformer.norm_f",
