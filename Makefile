@@ -17,7 +17,8 @@ check: $(INSTALLED)  ## formatting, lint, strict types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## every benchmark, at its full size
+bench: $(INSTALLED)  ## every benchmark, at its full size, with the rivals installed
+	$(BIN)/python -m pip install -q -c constraints.txt --group bench
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 torture: $(INSTALLED)  ## the tests that are too slow for every day
