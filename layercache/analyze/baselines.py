@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import Ridge
 
 from layercache.analyze.folds import Folds, held_back, training
-from layercache.analyze.logistic import choose, log_loss, minimise, one_hot, probabilities
+from layercache.analyze.logistic import choose, log_loss, probabilities, weigh
 from layercache.analyze.scaling import Floats, Ints, in_order
 
 Bools = npt.NDArray[np.bool_]
@@ -29,12 +29,12 @@ _WORD = r"(?u)\b\w+\b"
 class _Model(NamedTuple):
     """A kind of linear model: its penalties, the strongest first; how it is fitted; its loss.
 
-    `fit` takes rows of tf-idf, which rows of the data they are, a penalty and weights to start from, and
-    returns weights [terms + 1, t], the intercepts last; `loss` takes scores [n, t] and which rows they are of.
+    `fit` takes rows of tf-idf, which rows of the data they are and a penalty, and returns weights
+    [terms + 1, t], the intercepts last; `loss` takes scores [n, t] and which rows they are of.
     """
 
     penalties: tuple[float, ...]
-    fit: Callable[[csr_array, Bools, float, Floats | None], Floats]
+    fit: Callable[[csr_array, Bools, float], Floats]
     loss: Callable[[Floats, Bools], float]
 
 
@@ -89,7 +89,7 @@ def tfidf_numbers(counts: list[csr_array], y: Floats, folds: Folds, pool: Thread
     fitted rows.
     """
 
-    def fit(rows: csr_array, which: Bools, penalty: float, start: Floats | None) -> Floats:
+    def fit(rows: csr_array, which: Bools, penalty: float) -> Floats:
         model = Ridge(alpha=penalty, solver="sparse_cg").fit(rows, y[which])
         return np.append(model.coef_, model.intercept_)[:, None]
 
@@ -107,8 +107,8 @@ def tfidf_classes(
     The kind of term and C are chosen inside each fold by log loss on a held-back fifth of the fitted rows.
     """
 
-    def fit(rows: csr_array, which: Bools, penalty: float, start: Floats | None) -> Floats:
-        return minimise(rows, one_hot(y[which], classes), penalty, None, start, tolerance=1e-4)
+    def fit(rows: csr_array, which: Bools, penalty: float) -> Floats:
+        return weigh(rows, y[which], classes, penalty, tolerance=1e-4)
 
     def loss(scores: Floats, which: Bools) -> float:
         return log_loss(scores, y[which])
@@ -130,7 +130,7 @@ def _held_out(counts: list[csr_array], folds: Folds, fold: int, model: _Model) -
     fitted = training(folds.assignment, fold)
     terms, penalty = _choice(counts, folds, fitted, model)
     rows, held = _weigh(counts[terms], fitted, folds.assignment == fold)
-    weights = model.fit(rows, fitted, penalty, None)
+    weights = model.fit(rows, fitted, penalty)
     return np.asarray(held @ weights[:-1] + weights[-1])
 
 
@@ -145,13 +145,11 @@ def _choice(counts: list[csr_array], folds: Folds, fitted: Bools, model: _Model)
     for terms, counted in enumerate(counts):
         rows, held = _weigh(counted, front, back)
 
-        def loss(
-            penalty: float, start: Floats | None, rows: csr_array = rows, held: csr_array = held
-        ) -> tuple[float, Floats]:
-            weights = model.fit(rows, front, penalty, start)
-            return model.loss(held @ weights[:-1] + weights[-1], back), weights
+        def loss(penalty: float, rows: csr_array = rows, held: csr_array = held) -> float:
+            weights = model.fit(rows, front, penalty)
+            return model.loss(held @ weights[:-1] + weights[-1], back)
 
-        penalty, value, _ = choose(model.penalties, loss)
+        penalty, value = choose(model.penalties, loss)
         tried.append((value, terms, penalty))
     _, terms, penalty = min(tried)
     return terms, penalty

@@ -1,14 +1,10 @@
-"""Logistic regression with an L2 penalty, binary and multinomial, equal to scikit-learn's LogisticRegression.
+"""Logistic regression with an L2 penalty, binary and multinomial: scikit-learn's, cross-validated on given folds.
 
-The loss is scikit-learn's, C times the summed log loss plus half the squared coefficients, intercepts
-free. L-BFGS runs in coordinates in which the curvature is near the identity (the fixed bound of Böhning
-1992, "Multinomial logistic regression algorithm", Annals of the Institute of Statistical Mathematics
-44: the Hessian is at most a constant times the Gram matrix), so that it takes tens of steps where raw
-coordinates take hundreds. With fewer rows than columns the columns are first rotated onto the rows' span
-by an exact thin QR.
+With fewer rows than columns the columns are first rotated onto the rows' span by an exact thin QR, which
+changes no prediction and leaves less to fit.
 
 C is chosen inside the fitted part from PENALTIES by log loss on a held-back fifth of it: from the
-strongest on, each started from the last, stopping at the first that does no better.
+strongest on, stopping at the first that does no better.
 """
 
 from collections.abc import Callable
@@ -17,21 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cholesky, solve_triangular
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import log_expit, log_softmax
+from sklearn.linear_model import LogisticRegression
 
 from layercache.analyze.folds import held_back
 from layercache.analyze.scaling import (
-    Blocks,
     Floats,
     Ints,
     Linear,
     Scaling,
     blocks,
     centre,
-    fewest_fitted,
     in_order,
     scaling,
     standardise,
@@ -39,9 +32,11 @@ from layercache.analyze.scaling import (
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C tried on standardised columns, the strongest penalty first."""
-_STEPS = 1000
+_STEPS = 2000
 _ROUGH = 1e-3
 """Tolerance while C is chosen: far below what tells two of its values apart."""
+_NEVER = -1e4
+"""Intercept of a class that no fitted row has: its probability is 0."""
 
 
 class CrossValidated(NamedTuple):
@@ -56,7 +51,6 @@ class Design(NamedTuple):
 
     z: Floats
     basis: Floats | None
-    gram: Floats
 
 
 def cross_validate(
@@ -78,11 +72,12 @@ def cross_validate(
         pool: threads to spread folds over.
     """
     wide, _ = centre(x)
-    sums = blocks(wide, assignment, gram=fewest_fitted(assignment) >= wide.shape[1], pool=pool)
+    sums = blocks(wide, assignment, gram=False, pool=pool)
 
     def one(fold: int) -> list[tuple[Floats, float]]:
         fitted = assignment != fold
-        design, how = _design(wide[fitted], sums, fold)
+        how = scaling(sums, fold)
+        design = _design(wide[fitted], how)
         held, back = standardise(wide[~fitted], how), held_back(inner[fitted])
         return [_held_out(design, y[fitted, t], back, classes, held) for t in range(y.shape[1])]
 
@@ -104,10 +99,36 @@ def fit(x: npt.NDArray[np.floating], y: Ints, classes: int, penalty: float, tole
     """
     wide, middle = centre(x)
     everyone = np.zeros(len(wide), dtype=np.int64)
-    design, how = _design(wide, blocks(wide, everyone, gram=len(wide) >= wide.shape[1]), None)
-    weights = minimise(design.z, one_hot(y, classes), penalty, _whitener(design, y, penalty), None, tolerance)
+    how = scaling(blocks(wide, everyone, gram=False), None)
+    design = _design(wide, how)
+    weights = weigh(design.z, y, classes, penalty, tolerance)
     coef = weights[:-1] if design.basis is None else design.basis @ weights[:-1]
     return Linear(coef.T, weights[-1], how.mean + middle, how.scale)
+
+
+def weigh(z: Floats | csr_array, y: Ints, classes: int, penalty: float, tolerance: float = 1e-5) -> Floats:
+    """Fit one scikit-learn model.
+
+    Args:
+        z: rows [n, r].
+        y: class numbers [n] of `classes`; not all need be there.
+        penalty: C, the inverse of the penalty on the summed log loss.
+
+    Returns:
+        Weights [r + 1, t], the intercepts last; t is 1 for two classes, `classes` for more.
+    """
+    there = np.unique(y)
+    weights = np.zeros((z.shape[1] + 1, classes))
+    weights[-1] = _NEVER
+    if len(there) == 1:
+        weights[-1, there] = 0.0
+    else:
+        model = LogisticRegression(C=penalty, tol=tolerance, max_iter=_STEPS).fit(z, y)
+        # scikit-learn keeps one row for two classes: the log-odds of the second.
+        coef = model.coef_ if len(there) > 2 else np.vstack([np.zeros_like(model.coef_), model.coef_])
+        intercept = model.intercept_ if len(there) > 2 else np.append(0.0, model.intercept_)
+        weights[:-1, there], weights[-1, there] = coef.T, intercept
+    return weights if classes > 2 else weights[:, 1:] - weights[:, :1]
 
 
 def probabilities(scores: Floats) -> Floats:
@@ -117,24 +138,22 @@ def probabilities(scores: Floats) -> Floats:
     return np.asarray(np.exp(log_softmax(scores, axis=1)))
 
 
-def choose(
-    candidates: tuple[float, ...], loss: Callable[[float, Floats | None], tuple[float, Floats]]
-) -> tuple[float, float, Floats]:
-    """Go through penalties from the strongest on, each started from the last; stop when one does no better.
+def choose(candidates: tuple[float, ...], loss: Callable[[float], float]) -> tuple[float, float]:
+    """Go through penalties from the strongest on; stop when one does no better.
 
     Args:
         candidates: values of C.
-        loss: fits with C from a start and returns the held-back log loss and the weights.
+        loss: fits with C and returns the held-back log loss.
 
     Returns:
-        The best C, its loss and its weights.
+        The best C and its loss.
     """
-    best = (candidates[0], *loss(candidates[0], None))
+    best = (candidates[0], loss(candidates[0]))
     for penalty in candidates[1:]:
-        value, weights = loss(penalty, best[2])
+        value = loss(penalty)
         if not value < best[1]:
             break
-        best = (penalty, value, weights)
+        best = (penalty, value)
     return best
 
 
@@ -145,13 +164,12 @@ def log_loss(scores: Floats, y: Ints) -> float:
     return float(-log_softmax(scores, axis=1)[np.arange(len(y)), y].mean())
 
 
-def _design(fitted: Floats, sums: Blocks, fold: int | None) -> tuple[Design, Scaling]:
-    how = scaling(sums, fold)
+def _design(fitted: Floats, how: Scaling) -> Design:
     z = standardise(fitted, how)
-    if how.gram is not None:
-        return Design(z, None, how.gram), how
+    if len(z) >= z.shape[1]:
+        return Design(z, None)
     basis, rotated = np.linalg.qr(z.T)
-    return Design(np.ascontiguousarray(rotated.T), basis, rotated @ rotated.T), how
+    return Design(np.ascontiguousarray(rotated.T), basis)
 
 
 def _held_out(design: Design, y: Ints, back: npt.NDArray[np.bool_], classes: int, held: Floats) -> tuple[Floats, float]:
@@ -159,92 +177,14 @@ def _held_out(design: Design, y: Ints, back: npt.NDArray[np.bool_], classes: int
 
     Where no row can be held back, C is the middle one.
     """
-    front_z, back_z = design.z[~back], design.z[back]
-    front_y = one_hot(y[~back], classes)
-    whiteners: dict[float, Floats] = {}
 
-    def loss(penalty: float, start: Floats | None) -> tuple[float, Floats]:
-        whiteners[penalty] = _whitener(design, y, penalty)
-        weights = minimise(front_z, front_y, penalty, whiteners[penalty], start, _ROUGH)
-        return log_loss(back_z @ weights[:-1] + weights[-1], y[back]), weights
+    def loss(penalty: float) -> float:
+        weights = weigh(design.z[~back], y[~back], classes, penalty, _ROUGH)
+        return log_loss(design.z[back] @ weights[:-1] + weights[-1], y[back])
 
-    penalty, start = PENALTIES[len(PENALTIES) // 2], None
+    penalty = PENALTIES[len(PENALTIES) // 2]
     if back.any():
-        penalty, _, start = choose(PENALTIES, loss)
-    whitener = whiteners[penalty] if penalty in whiteners else _whitener(design, y, penalty)
-    weights = minimise(design.z, one_hot(y, classes), penalty, whitener, start)
+        penalty, _ = choose(PENALTIES, loss)
+    weights = weigh(design.z, y, classes, penalty)
     coef = weights[:-1] if design.basis is None else design.basis @ weights[:-1]
     return probabilities(held @ coef + weights[-1]), penalty
-
-
-def one_hot(y: Ints, classes: int) -> Floats:
-    """Return 0/1 columns [n, classes], or [n, 1] for two classes."""
-    return np.asarray(y[:, None] == (np.arange(classes) if classes > 2 else [1]), dtype=np.float64)
-
-
-def _whitener(design: Design, y: Ints, penalty: float) -> Floats:
-    """Return the Cholesky factor [r, r] of the loss's curvature where all rows have the classes' frequencies."""
-    share = np.bincount(y) / len(y)
-    rows = len(design.z)
-    curvature = design.gram * (float((share * (1 - share)).mean()) / rows)
-    curvature[np.diag_indices_from(curvature)] += 1 / (penalty * rows)
-    return np.asarray(cholesky(curvature, lower=True, overwrite_a=True, check_finite=False))
-
-
-def minimise(
-    z: Floats | csr_array,
-    targets: Floats,
-    penalty: float,
-    whitener: Floats | None,
-    start: Floats | None,
-    tolerance: float = 1e-5,
-) -> Floats:
-    """Minimise the mean log loss plus |w|^2 / (2 C n); return weights [r + 1, t], the intercepts last.
-
-    Args:
-        z: rows [n, r].
-        targets: 0/1 columns [n, t] of `one_hot`.
-        penalty: C, the inverse of the penalty on the summed loss.
-        whitener: lower factor L [r, r] of an estimate of the curvature; L-BFGS sees u = L' w. None for u = w.
-        start: weights to start from.
-        tolerance: bound on the largest element of the gradient in u.
-    """
-    rows, columns = z.shape
-    shape = (columns + 1, targets.shape[1])
-    ridge = 1 / (penalty * rows)
-
-    def value(flat: Floats) -> tuple[float, Floats]:
-        u = flat.reshape(shape)
-        coef = _solve(whitener, u[:-1], transposed=True)
-        scores = z @ coef + u[-1]
-        loss, slope = _loss(scores, targets)
-        gradient = np.empty(shape)
-        gradient[-1] = slope.sum(axis=0)
-        gradient[:-1] = _solve(whitener, z.T @ slope + ridge * coef)
-        return loss + 0.5 * ridge * float((coef**2).sum()), gradient.ravel()
-
-    at = np.zeros(shape)
-    if start is not None:
-        at[:-1] = start[:-1] if whitener is None else whitener.T @ start[:-1]
-        at[-1] = start[-1]
-    options = {"maxiter": _STEPS, "maxfun": 2 * _STEPS, "gtol": tolerance, "ftol": 1e-13}
-    found = minimize(value, at.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
-    found[:-1] = _solve(whitener, found[:-1], transposed=True)
-    return np.asarray(found)
-
-
-def _solve(whitener: Floats | None, right: Floats, transposed: bool = False) -> Floats:
-    """Solve L w = right, or L' w = right."""
-    if whitener is None:
-        return right
-    return np.asarray(solve_triangular(whitener, right, lower=True, trans=int(transposed), check_finite=False))
-
-
-def _loss(scores: Floats, targets: Floats) -> tuple[float, Floats]:
-    """Return the mean log loss and its slope in the scores, [n, t]."""
-    rows = len(scores)
-    if scores.shape[1] == 1:
-        signed = np.where(targets > 0, scores, -scores)
-        return float(-log_expit(signed).mean()), (np.exp(log_expit(scores)) - targets) / rows
-    logs = log_softmax(scores, axis=1)
-    return float(-(logs * targets).sum() / rows), (np.exp(logs) - targets) / rows

@@ -88,6 +88,15 @@ def test_a_class_that_a_fold_has_not_seen_gets_next_to_nothing():
     np.testing.assert_allclose(found.probability[0].sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_fold_that_sees_one_class_alone(classes: int):
+    x, y = problem(60, 4, classes)
+    folds = np.where(y == 0, 0, 1)
+    found = logistic.cross_validate(x, np.where(y == 0, 0, 1)[:, None], classes, folds, np.arange(60) % 5)
+    np.testing.assert_allclose(found.probability[0, folds == 1, 0], 1)
+    np.testing.assert_allclose(found.probability[0, folds == 0, 1], 1)
+
+
 def test_rows_that_are_only_fitted_on():
     x, y = problem(100, 5, 2)
     assignment = np.where(np.arange(100) < 70, TRAIN_ONLY, 0)
@@ -125,9 +134,9 @@ def test_choose_stops_at_the_first_that_does_no_better():
     losses = {1.0: 3.0, 2.0: 2.0, 3.0: 2.0, 4.0: 0.0}
     seen = []
 
-    def loss(penalty: float, start: np.ndarray | None) -> tuple[float, np.ndarray]:
-        seen.append((penalty, None if start is None else start.tolist()))
-        return losses[penalty], np.array([penalty])
+    def loss(penalty: float) -> float:
+        seen.append(penalty)
+        return losses[penalty]
 
-    assert logistic.choose((1.0, 2.0, 3.0, 4.0), loss)[:2] == (2.0, 2.0)
-    assert seen == [(1.0, None), (2.0, [1.0]), (3.0, [2.0])]
+    assert logistic.choose((1.0, 2.0, 3.0, 4.0), loss) == (2.0, 2.0)
+    assert seen == [1.0, 2.0, 3.0]
