@@ -179,9 +179,10 @@ class Contest:
         """What a notebook does with the states of every layer."""
         mask = batch.attention_mask[:, :, None]
         rows = torch.arange(len(batch.samples), device=self.device)
+        ends = torch.from_numpy(batch.lengths - 1).to(self.device)
         kept = []
         for state in states:
-            last = state[rows, batch.lengths - 1]
+            last = state[rows, ends]
             logp = torch.log_softmax(module.lm_head(module.model.norm(last)).float(), dim=-1)
             top = logp.topk(10)
             mean = (state * mask).sum(1) / mask.sum(1)

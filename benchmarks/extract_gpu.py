@@ -57,7 +57,8 @@ def reduced_only(contest: Contest) -> None:
     wanted = {Hidden("resid", parse_pooling(name)): layers for name in STATES.pooling}
     forward = Forward(contest.model, [HiddenReducer(wanted, STATES.precision)])
     for members in contest.sorted:
-        forward.run(contest.collate(members))
+        for _, collect in forward.run(contest.collate(members)):
+            collect()
 
 
 def breakdown(contest: Contest) -> dict[str, float]:
@@ -80,7 +81,9 @@ def every_token(contest: Contest) -> float:
     shape = (contest.model.structure.n_layers + 1, tokens, contest.model.structure.width)
     states = torch.randn(shape, device=contest.device)
     targets = torch.zeros(tokens, dtype=torch.int64, device=contest.device)
-    ratio = clock(read, unembedding, states, targets, LENS.top_k, rounds=3) / clock(contest.bare, [batch], rounds=3)
+    ratio = clock(lambda: read(unembedding, states, targets, LENS.top_k)(), rounds=3) / clock(
+        contest.bare, [batch], rounds=3
+    )
     print(f"\nlens at every token of {tokens:,} tokens: {ratio:.2f} times their bare forward")
     return round(ratio, 2)
 

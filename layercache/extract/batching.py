@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 
 from layercache.errors import ModelError
+from layercache.extract.copies import to_device
 from layercache.extract.model import Plan
 from layercache.extract.tokenize import Sample
 
@@ -48,16 +50,21 @@ class Batch:
 
     Attributes:
         input_ids, attention_mask, position_ids: int64 [B, T].
-        starts: int64 [B], column of every sample's first token (0 with padding on the right).
-        lengths: int64 [B].
+        starts: int64 [B], column of every sample's first token (0 with padding on the right); on the host.
+        lengths: int64 [B]; on the host.
     """
 
     samples: list[Sample]
     input_ids: torch.Tensor = field(repr=False)
     attention_mask: torch.Tensor = field(repr=False)
     position_ids: torch.Tensor = field(repr=False)
-    starts: torch.Tensor = field(repr=False)
-    lengths: torch.Tensor = field(repr=False)
+    starts: npt.NDArray[np.int64] = field(repr=False)
+    lengths: npt.NDArray[np.int64] = field(repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input is."""
+        return self.input_ids.device
 
 
 def windows(samples: Sequence[Sample], budget: Budget, seed: int) -> Iterator[list[list[Sample]]]:
@@ -101,8 +108,8 @@ def collate(samples: list[Sample], device: torch.device, *, pad_id: int, positio
         ids[row, start : start + len(sample)] = sample.tokens
         mask[row, start : start + len(sample)] = 1
     positions = np.maximum(mask.cumsum(axis=1) - 1, 0) + position_offset
-    tensors = [torch.from_numpy(array).to(device) for array in (ids, mask, positions, starts, lengths)]
-    return Batch(samples, *tensors)
+    inputs = [to_device(array, device) for array in (ids, mask, positions)]
+    return Batch(samples, inputs[0], inputs[1], inputs[2], starts, lengths)
 
 
 def automatic(plan: Plan, longest: int) -> Budget:

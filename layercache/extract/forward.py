@@ -21,14 +21,19 @@ from layercache.extract.structure import sublayer
 RESID = "resid"
 
 
+Collect = Callable[[], dict[str, Any]]
+"""Waits for a batch's copies and returns its columns, on the host; an empty table when it has no row."""
+
+
 class Reducer(Protocol):
     """Turns states into rows of one table of the store.
 
     For every batch: `start`, then `take` for every state wanted, in the order of the layers, then
-    `finish`. A new quantity is a new reducer and nothing else.
+    `finish`. What `finish` returns is called after the next batch has been started, so that a GPU is not
+    kept waiting. A new quantity is a new reducer and nothing else.
 
     Attributes:
-        table: the table of `layercache.store.schema` whose columns `finish` returns.
+        table: the table of `layercache.store.schema` whose columns are collected.
         wants: the (site, layer) pairs to hand over.
     """
 
@@ -43,8 +48,8 @@ class Reducer(Protocol):
         """Reduce a state [B, T, d], in the model's dtype and on its device. It may change afterwards: keep copies."""
         ...
 
-    def finish(self, batch: Batch) -> dict[str, Any]:
-        """Return the batch's columns, on the host; nothing when it has no row."""
+    def finish(self, batch: Batch) -> Collect:
+        """Start the copy to the host and return what waits for it."""
         ...
 
 
@@ -95,11 +100,11 @@ class Forward:
             for block in model.structure.blocks:
                 sublayer(block, site)
 
-    def run(self, batch: Batch) -> list[tuple[str, dict[str, Any]]]:
-        """Run one batch.
+    def run(self, batch: Batch) -> list[tuple[str, Collect]]:
+        """Run one batch; on a GPU, only start it.
 
         Returns:
-            (table, columns) of every reducer.
+            The table of every reducer and what collects its columns.
 
         Raises:
             ModelError: a state appeared another number of times than it should.

@@ -11,6 +11,7 @@ With z the logits of a layer, p = softmax(z), f the final layer's p, all in nats
     js_to_final = ½ KL(p ‖ m) + ½ KL(f ‖ m), m = (p + f) / 2    (= H(m) - ½ H(p) - ½ H(f))
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ import pyarrow as pa
 import torch
 
 from layercache.extract.batching import Batch
-from layercache.extract.forward import RESID
+from layercache.extract.copies import HostCopy, to_device
+from layercache.extract.forward import RESID, Collect
 from layercache.extract.pooling import token_position
 from layercache.extract.tokenize import Sample
 from layercache.extract.unembed import Unembedding
@@ -98,46 +100,42 @@ class LensReducer:
             for row, sample in enumerate(batch.samples)
             if (position := token_position(sample, lens.position)) is not None
         ]
-        device = batch.starts.device
-        self._rows = torch.tensor([place.row for place in self._places], dtype=torch.int64, device=device)
-        columns = torch.tensor([place.position for place in self._places], dtype=torch.int64, device=device)
-        self._columns = columns + batch.starts[self._rows]
+        rows = np.array([place.row for place in self._places], dtype=np.int64)
+        columns = np.array([place.position for place in self._places], dtype=np.int64) + batch.starts[rows]
+        self._rows, self._columns = to_device(rows, batch.device), to_device(columns, batch.device)
         self._states = {}
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
         """Keep a copy of the state at the positions read."""
         self._states[layer] = hidden[self._rows, self._columns].float()
 
-    def finish(self, batch: Batch) -> dict[str, Any]:
-        """Unembed every layer's states and return the rows."""
-        if not self._places:
-            return {}
+    def finish(self, batch: Batch) -> Collect:
+        """Unembed every layer's states; the rows are named when they are collected."""
+        places = self._places
+        if not places:
+            return dict
         layers = sorted(layer for _, layer in self.wants)
-        targets = [place.target for place in self._places]
-        device = batch.starts.device
-        follow = torch.tensor([t if t is not None else 0 for t in targets], dtype=torch.int64, device=device)
+        follow = to_device(np.array([place.target or 0 for place in places], dtype=np.int64), batch.device)
         states = torch.stack([self._states[layer] for layer in layers])
-        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers))
         self._states = {}
-        keep = np.array([[layer in self.layers[place.lens] for place in self._places] for layer in layers], dtype=bool)
-        return self._columns_of(reading, keep.reshape(len(layers), len(self._places)), layers, batch)
+        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers))
+        return lambda: self._columns_of(reading(), places, layers, batch)
 
-    def _columns_of(self, reading: Reading, keep: np.ndarray, layers: list[int], batch: Batch) -> dict[str, Any]:
-        n, places = keep.shape
-        layer = np.repeat(np.array(layers, dtype=np.int32), places)[keep.reshape(-1)]
-        place = np.tile(np.arange(places), n)[keep.reshape(-1)]
-        flat = keep.reshape(-1)
+    def _columns_of(self, reading: Reading, places: list[_Place], layers: list[int], batch: Batch) -> dict[str, Any]:
+        flat = np.array([layer in self.layers[place.lens] for layer in layers for place in places], dtype=bool)
+        layer = np.repeat(np.array(layers, dtype=np.int32), len(places))[flat]
+        place = np.tile(np.arange(len(places)), len(layers))[flat]
         take = pa.array(place)
-        targets = pa.array([one.target for one in self._places], pa.int32()).take(take)
+        targets = pa.array([one.target for one in places], pa.int32()).take(take)
         missing = targets.is_null()
-        ks = np.array([one.lens.top_k for one in self._places], dtype=np.int64)[place]
+        ks = np.array([one.lens.top_k for one in places], dtype=np.int64)[place]
         ids, logprobs = _ragged(reading.top_ids[flat], ks), _ragged(reading.top_logprobs[flat], ks)
         return {
-            "sample_id": pa.array([batch.samples[one.row].id for one in self._places], pa.string()).take(take),
-            "output": pa.array([str(one.lens) for one in self._places], pa.string()).take(take),
+            "sample_id": pa.array([batch.samples[one.row].id for one in places], pa.string()).take(take),
+            "output": pa.array([str(one.lens) for one in places], pa.string()).take(take),
             "layer": layer,
-            "position": pa.array([one.position for one in self._places], pa.int32()).take(take),
-            "position_name": pa.array([str(one.lens.position) for one in self._places], pa.string()).take(take),
+            "position": pa.array([one.position for one in places], pa.int32()).take(take),
+            "position_name": pa.array([str(one.lens.position) for one in places], pa.string()).take(take),
             "entropy": reading.entropy[flat],
             "logsumexp": reading.logsumexp[flat],
             "top_ids": ids,
@@ -157,7 +155,7 @@ def following(sample: Sample, position: int) -> int | None:
     return int(sample.tokens[position + 1]) if position + 1 < len(sample) else sample.target
 
 
-def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, top_k: int) -> Reading:
+def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, top_k: int) -> Callable[[], Reading]:
     """Read the lens at every layer of some positions.
 
     Args:
@@ -165,7 +163,7 @@ def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, 
         targets: int64 [n], any valid id where there is no target.
 
     Returns:
-        Rows in the order layer, then position.
+        What waits for the rows, in the order layer, then position.
     """
     layers, n, width = states.shape
     elements = _CHUNK_ELEMENTS if states.device.type == "cpu" else 4 * _CHUNK_ELEMENTS
@@ -184,8 +182,8 @@ def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, 
             for layer, one in zip(range(stop - len(part), stop), logits, strict=True):
                 per_layer[layer].append(_statistics(one, final, targets[here], top_k))
     flat = [piece for pieces in per_layer for piece in pieces]
-    columns = [torch.cat(column).cpu().numpy() for column in zip(*flat, strict=True)]
-    return Reading(*columns)
+    columns = [HostCopy(torch.cat(column)) for column in zip(*flat, strict=True)]
+    return lambda: Reading(*(column.numpy() for column in columns))
 
 
 class _Final:

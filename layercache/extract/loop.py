@@ -3,7 +3,7 @@
 import platform
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ import layercache
 from layercache.errors import ModelError
 from layercache.extract import batching, selfcheck
 from layercache.extract.batching import Budget
-from layercache.extract.forward import Forward, Reducer
+from layercache.extract.forward import Collect, Forward, Reducer
 from layercache.extract.lens import LensReducer
 from layercache.extract.model import Model
 from layercache.extract.pooling import HiddenReducer
@@ -110,6 +110,27 @@ class Loop:
         return Forward(self.model, reducers)
 
     def _run_group(self, forward: Forward, samples: list[Sample], shards: ShardWriter, task: Task) -> None:
+        """Run batches, each one's rows collected after the next has been started."""
+        started: tuple[list[Sample], list[tuple[str, Collect]]] | None = None
+        for members, tables in self._passes(forward, samples):
+            if started is not None:
+                self._collect(*started, shards, task)
+            started = members, tables
+        if started is not None:
+            self._collect(*started, shards, task)
+
+    def _collect(
+        self, members: list[Sample], tables: list[tuple[str, Collect]], shards: ShardWriter, task: Task
+    ) -> None:
+        shards.add(members, [(table, collect()) for table, collect in tables])
+        self.batches += 1
+        self.padded_tokens += _padded(members)
+        task.advance(len(members), tokens=sum(len(sample) for sample in members))
+
+    def _passes(
+        self, forward: Forward, samples: list[Sample]
+    ) -> Iterator[tuple[list[Sample], list[tuple[str, Collect]]]]:
+        """Yield batches that have been started, cut smaller where memory runs out."""
         for window in batching.windows(samples, self.budget, self.spec.seed):
             waiting = deque(window)
             while waiting:
@@ -122,12 +143,9 @@ class Loop:
                 if tables is None:
                     waiting.extendleft(reversed(self._smaller(members)))
                     continue
-                shards.add(members, tables)
-                self.batches += 1
-                self.padded_tokens += _padded(members)
-                task.advance(len(members), tokens=sum(len(sample) for sample in members))
+                yield members, tables
 
-    def _attempt(self, forward: Forward, members: list[Sample]) -> list[tuple[str, dict[str, Any]]] | None:
+    def _attempt(self, forward: Forward, members: list[Sample]) -> list[tuple[str, Collect]] | None:
         """Run one batch; None when memory ran out, with everything that the batch held let go."""
         plan = self.model.plan
         try:

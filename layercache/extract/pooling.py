@@ -12,6 +12,8 @@ import pyarrow as pa
 import torch
 
 from layercache.extract.batching import Batch
+from layercache.extract.copies import HostCopy, to_device
+from layercache.extract.forward import Collect
 from layercache.extract.precision import round_mantissa
 from layercache.extract.tokenize import Sample
 from layercache.outputs import WHOLE_PROMPT, Feature, Hidden
@@ -85,19 +87,23 @@ class HiddenReducer:
         self._states.append(pool(hidden))
         self._keys.append((site, layer, pool))
 
-    def finish(self, batch: Batch) -> dict[str, Any]:
-        """Round on the device, copy once, and name the rows."""
-        states = round_mantissa(torch.cat(self._states), self.bits).cpu().numpy()
-        ids = pa.array([sample.id for sample in batch.samples])
+    def finish(self, batch: Batch) -> Collect:
+        """Round on the device and start one copy; the rows are named when it is collected."""
+        states, keys = HostCopy(round_mantissa(torch.cat(self._states), self.bits)), self._keys
         self._states = []
-        return {
-            "sample_id": ids.take(pa.array(np.concatenate([pool.samples for _, _, pool in self._keys]))),
-            "site": _repeat([site for site, _, _ in self._keys], self._keys),
-            "layer": np.concatenate([np.full(len(pool.samples), layer, np.int32) for _, layer, pool in self._keys]),
-            "pooling": pa.concat_arrays([pool.names for _, _, pool in self._keys]),
-            "position": pa.concat_arrays([pool.positions for _, _, pool in self._keys]),
-            "vector": states,
-        }
+
+        def collect() -> dict[str, Any]:
+            ids = pa.array([sample.id for sample in batch.samples])
+            return {
+                "sample_id": ids.take(pa.array(np.concatenate([pool.samples for _, _, pool in keys]))),
+                "site": _repeat([site for site, _, _ in keys], keys),
+                "layer": np.concatenate([np.full(len(pool.samples), layer, np.int32) for _, layer, pool in keys]),
+                "pooling": pa.concat_arrays([pool.names for _, _, pool in keys]),
+                "position": pa.concat_arrays([pool.positions for _, _, pool in keys]),
+                "vector": states.numpy(),
+            }
+
+        return collect
 
 
 def _kind(feature: Feature) -> int:
@@ -123,10 +129,9 @@ class _Pool:
         singles = [f for f in features if f.how in _TOKEN_POOLINGS]
         found = [(f, i, token_position(s, f)) for f in singles for i, s in enumerate(batch.samples)]
         there = [(f, i, place) for f, i, place in found if place is not None]
-        device = batch.starts.device
-        self._rows = torch.tensor([i for _, i, _ in there], dtype=torch.int64, device=device)
-        self._columns = torch.tensor([p for _, _, p in there], dtype=torch.int64, device=device)
-        self._columns += batch.starts[self._rows]
+        rows = np.array([i for _, i, _ in there], dtype=np.int64)
+        columns = np.array([p for _, _, p in there], dtype=np.int64) + batch.starts[rows]
+        self._rows, self._columns = to_device(rows, batch.device), to_device(columns, batch.device)
         self._any = bool(there)
         pooled = [*self._means.there, *self._maxes.there]
         self.samples = np.array([i for _, i in pooled] + [i for _, i, _ in there], dtype=np.int64)
@@ -166,8 +171,7 @@ class _Masks:
                 masks[f, i, starts[i] : starts[i] + len(sample)] = token_mask(sample, feature.span)
         counts = masks.sum(axis=2)
         self.there = [(features[f], int(i)) for f, i in zip(*np.nonzero(counts), strict=True)]
-        device = batch.starts.device
-        self.index = torch.from_numpy(np.flatnonzero(counts)).to(device)
-        self.masks = torch.from_numpy(masks).to(device)
+        self.index = to_device(np.flatnonzero(counts), batch.device)
+        self.masks = to_device(masks, batch.device)
         weights = masks / np.maximum(counts, 1)[:, :, None]
-        self.weights = torch.from_numpy(weights.astype(np.float32).transpose(1, 0, 2).copy()).to(device)
+        self.weights = to_device(weights.astype(np.float32).transpose(1, 0, 2), batch.device)

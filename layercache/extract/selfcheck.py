@@ -17,7 +17,7 @@ import torch
 
 from layercache.errors import ModelError
 from layercache.extract.batching import Batch, collate
-from layercache.extract.forward import RESID, Forward, inputs
+from layercache.extract.forward import RESID, Collect, Forward, inputs
 from layercache.extract.model import Model
 from layercache.extract.tokenize import Sample, sample_id
 from layercache.extract.unembed import Unembedding, logits_of
@@ -60,8 +60,8 @@ class _Keep:
             for row, (sample, start) in enumerate(zip(batch.samples, batch.starts.tolist(), strict=True))
         ]
 
-    def finish(self, batch: Batch) -> dict[str, Any]:
-        return {}
+    def finish(self, batch: Batch) -> Collect:
+        return dict
 
 
 def check(model: Model, samples: Sequence[Sample], pad_id: int, unembedding: Unembedding | None) -> CheckResult:

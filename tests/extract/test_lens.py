@@ -192,10 +192,10 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = torch.randint(0, 600, (7,), generator=generator)
 
     unembedding: Any = Tail(weight)
-    whole = lens_module.read(unembedding, states, targets, 4)
+    whole = lens_module.read(unembedding, states, targets, 4)()
     monkeypatch.setattr(lens_module, "_CHUNK_ELEMENTS", 1300)
     monkeypatch.setattr(lens_module, "_STATISTICS_ELEMENTS", 700)
-    parts = lens_module.read(unembedding, states, targets, 4)
+    parts = lens_module.read(unembedding, states, targets, 4)()
     for name in vars(whole):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
 
@@ -205,7 +205,7 @@ def test_infinite_gaps_between_logits_stay_numbers() -> None:
     weight = torch.eye(6)
     states = torch.tensor([[[1.0, 2.0, 3.0, 0.0, 0.0, 0.0]]])
     masked = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, float("-inf")])
-    reading = lens_module.read(Tail(weight, masked), states, torch.tensor([0]), 2)
+    reading = lens_module.read(Tail(weight, masked), states, torch.tensor([0]), 2)()
     p = np.exp([1.0, 2.0, 3.0, 0.0, 0.0])
     p /= p.sum()
     assert reading.entropy[0] == pytest.approx(-(p * np.log(p)).sum(), abs=1e-5)
