@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,14 @@ from layercache.extract.model import Model
 from layercache.extract.structure import sublayer
 
 RESID = "resid"
+
+
+class Absent(NamedTuple):
+    """A sample that has no row of an output, at some layers or all, and why."""
+
+    sample_id: str
+    output: str
+    reason: str
 
 
 class Reducer(Protocol):
@@ -34,6 +42,11 @@ class Reducer(Protocol):
 
     table: str
     wants: frozenset[tuple[str, int]]
+
+    @property
+    def absent(self) -> Sequence[Absent]:
+        """Samples of the batch just finished whose states gave no row."""
+        ...
 
     def start(self, batch: Batch) -> None:
         """Prepare for a batch."""

@@ -19,12 +19,14 @@ import pyarrow as pa
 import torch
 
 from layercache.extract.batching import Batch
+from layercache.extract.choices import Choices
 from layercache.extract.forward import RESID
 from layercache.extract.pooling import token_position
 from layercache.extract.tokenize import Sample
 from layercache.extract.unembed import Unembedding
 from layercache.extract.words import Words
 from layercache.outputs import Lens
+from layercache.store.schema import TABLES
 
 _CHUNK_ELEMENTS = 1 << 24
 _STATISTICS_ELEMENTS = 1 << 19
@@ -45,6 +47,7 @@ class Reading:
         top_ids, top_logprobs: [n, k], best first.
         target_logprob, target_rank: [n]; meaningless where there is no target.
         agrees: bool [n], the most probable token is the final layer's.
+        choice_logprobs: float32 [n, c], of c more tokens.
     """
 
     entropy: np.ndarray
@@ -56,6 +59,7 @@ class Reading:
     kl_to_final: np.ndarray
     js_to_final: np.ndarray
     agrees: np.ndarray
+    choice_logprobs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,22 @@ class LensReducer:
         final_layer: L.
         unembedding: the model's tail.
         words: token ids as text.
+        choices: the answers that outputs with choices score.
     """
 
     table = "lens"
+    absent = ()
 
-    def __init__(self, layers: dict[Lens, list[int]], final_layer: int, unembedding: Unembedding, words: Words) -> None:
+    def __init__(
+        self,
+        layers: dict[Lens, list[int]],
+        final_layer: int,
+        unembedding: Unembedding,
+        words: Words,
+        choices: Choices | None = None,
+    ) -> None:
         self.layers = layers
+        self.choices = choices
         self.unembedding = unembedding
         self.words = words
         # The final layer's distribution is always needed, stored or not.
@@ -117,10 +131,27 @@ class LensReducer:
         device = batch.starts.device
         follow = torch.tensor([t if t is not None else 0 for t in targets], dtype=torch.int64, device=device)
         states = torch.stack([self._states[layer] for layer in layers])
-        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers))
+        firsts = self._first_tokens(batch)
+        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers), firsts)
         self._states = {}
         keep = np.array([[layer in self.layers[place.lens] for place in self._places] for layer in layers], dtype=bool)
         return self._columns_of(reading, keep.reshape(len(layers), len(self._places)), layers, batch)
+
+    def _first_tokens(self, batch: Batch) -> torch.Tensor:
+        """Return the first token of every choice at every place, int64 [places, c]; 0 where none is scored."""
+        found = np.zeros((len(self._places), 0 if self.choices is None else len(self.choices.texts)), dtype=np.int64)
+        for n, place in enumerate(self._places):
+            if self.choices is not None and place.lens.choices:
+                found[n] = self.choices.first_tokens(batch.samples[place.row])
+        return torch.from_numpy(found).to(batch.starts.device)
+
+    def _choices_column(self, first: np.ndarray, place: np.ndarray, layer: np.ndarray, batch: Batch) -> pa.Array:
+        """Return the scores of the choices at every row, NULL where none are scored; `first` is float32 [rows, c]."""
+        scored = np.array([bool(self._places[n].lens.choices) for n in place.tolist()], dtype=bool)
+        if self.choices is None or not scored.any():
+            return pa.nulls(len(place), TABLES["lens"].columns[-1].type)
+        owners = [batch.samples[self._places[n].row] for n in place[scored].tolist()]
+        return self.choices.column(first[scored], owners, layer[scored], scored)
 
     def _columns_of(self, reading: Reading, keep: np.ndarray, layers: list[int], batch: Batch) -> dict[str, Any]:
         n, places = keep.shape
@@ -149,6 +180,7 @@ class LensReducer:
             "kl_to_final": reading.kl_to_final[flat],
             "js_to_final": reading.js_to_final[flat],
             "agrees_with_final": reading.agrees[flat],
+            "choices": self._choices_column(reading.choice_logprobs[flat], place, layer, batch),
         }
 
 
@@ -157,16 +189,24 @@ def following(sample: Sample, position: int) -> int | None:
     return int(sample.tokens[position + 1]) if position + 1 < len(sample) else sample.target
 
 
-def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, top_k: int) -> Reading:
+def read(
+    unembedding: Unembedding,
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    top_k: int,
+    choices: torch.Tensor | None = None,
+) -> Reading:
     """Read the lens at every layer of some positions.
 
     Args:
         states: float32 [layers, n, d], before the final norm; the last is that of layer L.
         targets: int64 [n], any valid id where there is no target.
+        choices: int64 [n, c], more tokens whose log-probability is wanted.
 
     Returns:
         Rows in the order layer, then position.
     """
+    followed = targets[:, None] if choices is None else torch.cat([targets[:, None], choices], dim=1)
     layers, n, width = states.shape
     elements = _CHUNK_ELEMENTS if states.device.type == "cpu" else 4 * _CHUNK_ELEMENTS
     rows = max(1, elements // unembedding.vocabulary)
@@ -182,7 +222,7 @@ def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, 
             logits = unembedding(part.reshape(-1, width)).view(len(part), here.stop - start, -1)
             final = final or _Final(logits[-1])
             for layer, one in zip(range(stop - len(part), stop), logits, strict=True):
-                per_layer[layer].append(_statistics(one, final, targets[here], top_k))
+                per_layer[layer].append(_statistics(one, final, followed[here], top_k))
     flat = [piece for pieces in per_layer for piece in pieces]
     columns = [torch.cat(column).cpu().numpy() for column in zip(*flat, strict=True)]
     return Reading(*columns)
@@ -201,20 +241,21 @@ class _Final:
 _Statistics = tuple[torch.Tensor, ...]
 
 
-def _statistics(logits: torch.Tensor, final: _Final, targets: torch.Tensor, top_k: int) -> _Statistics:
-    """Return the fields of `Reading` for logits [n, V], in chunks of rows."""
+def _statistics(logits: torch.Tensor, final: _Final, followed: torch.Tensor, top_k: int) -> _Statistics:
+    """Return the fields of `Reading` for logits [n, V], in chunks of rows; `followed` are target and choices [n, 1 + c]."""
     step = max(1, _STATISTICS_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     pieces = []
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
-        pieces.append(_rows_statistics(logits[rows], final, rows, targets[rows], top_k))
+        pieces.append(_rows_statistics(logits[rows], final, rows, followed[rows], top_k))
     return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
 
 
-def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch.Tensor, top_k: int) -> _Statistics:
+def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, followed: torch.Tensor, top_k: int) -> _Statistics:
     top, top_ids = _top(z, min(top_k, z.shape[1]))
     best = top[:, :1]
-    target = z.gather(1, targets[:, None])
+    chosen = z.gather(1, followed)
+    target = chosen[:, :1]
     # Written as floats: summing booleans is several times slower on a CPU, and counts below 2^24 are exact.
     above = torch.gt(z, target, out=torch.empty_like(z)).sum(dim=1)
     shifted = (z - best).clamp_min_(_FLOOR)
@@ -238,6 +279,7 @@ def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch
         kl.clamp_min(0),
         js.clamp_min(0),
         top_ids[:, 0] == final.best[rows],
+        chosen[:, 1:] - logsumexp,
     )
 
 

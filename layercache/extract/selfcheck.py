@@ -46,6 +46,7 @@ class _Keep:
     """A reducer that keeps every state, real tokens only: layer → float32 [sample][n, d]."""
 
     table = ""
+    absent = ()
 
     def __init__(self, layers: Sequence[int]) -> None:
         self.wants = frozenset((RESID, layer) for layer in layers)
