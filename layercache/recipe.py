@@ -50,6 +50,11 @@ _LAST = "last@prompt"
 """The lens position at which choices are scored."""
 
 
+def _position(text: str) -> str:
+    """Write a lens position in full: `last` is `last@prompt`."""
+    return str(outputs.parse_position(text))
+
+
 class Spec(BaseModel):
     """Base of every table of a recipe: unknown keys are errors, values cannot change afterwards."""
 
@@ -150,7 +155,7 @@ class ExtractSpec(Spec):
     @field_validator("lens")
     @classmethod
     def _lens_parses(cls, value: list[str]) -> list[str]:
-        return _unique(str(outputs.parse_position(text)) for text in value)
+        return _unique(_position(text) for text in value)
 
     @field_validator("sites")
     @classmethod
@@ -171,7 +176,7 @@ class ExtractSpec(Spec):
 
     @model_validator(mode="after")
     def _choices_have_a_position(self) -> Self:
-        if self.choices and _LAST not in self.lens:
+        if self.choices and _LAST not in map(_position, self.lens):
             raise ValueError(f"choices are scored by the lens at {_LAST}: add last to lens")
         return self
 
@@ -182,7 +187,7 @@ class ExtractSpec(Spec):
         hidden = [outputs.Hidden(site, one) for site in self.sites for one in named]
         scored = outputs.choices_hash(self.choices) if self.choices else ""
         lenses = [
-            outputs.Lens(outputs.parse_position(text), self.top_k, scored if text == _LAST else "")
+            outputs.Lens(outputs.parse_position(text), self.top_k, scored if _position(text) == _LAST else "")
             for text in self.lens
         ]
         stats = [outputs.Stats(outputs.with_cutoff(name, self.sink_cutoff)) for name in self.stats]
