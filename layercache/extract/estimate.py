@@ -13,7 +13,7 @@ from layercache.outputs import TOKENS, Hidden, Lens, Output, Stats, parse_output
 _BITS = {7: 11.0, 10: 13.8, 23: 26.5}
 """Bits a stored value takes after rounding, split and zstd; measured on real states, which differ by 8 %."""
 _HIDDEN_ROW, _TOKEN, _LENS_ROW, _LENS_TOKEN = 16.0, 2.0, 16.0, 4.6
-_TOKEN_ROW, _CHOICE, _KEY = 0.3, 6.0, 14.0
+_TOKEN_ROW, _CHOICE, _KEY = 0.3, 5.8, 14.0
 _STATISTIC = {"norm": 6.5, "max_norm": 3.8, "sinks": 0.5}
 """A number that many samples share takes little."""
 _SAMPLE, _TEXT = 24.0, 0.3

@@ -107,7 +107,7 @@ def test_a_mean_without_sinks(kind: str, span: str, extracted: Callable[[str], E
     query = "SELECT sample_id, layer, vector, n_excluded FROM hidden WHERE pooling = ?"
     rows = got.store.sql(query, [f"mean-sinks1.1@{span}"]).to_pylist()
     gone = 0
-    for one, (passed, spans) in got.passed.items():
+    for passed, spans in got.passed.values():
         for states in passed.states:
             plain = [i for i in tokens_of(passed, spans, span) if not passed.special[i]]
             gone += not small(states, passed, 1.1)[plain].any()
