@@ -31,6 +31,9 @@ def table_bytes(
 ) -> dict[str, int]:
     """Estimate the bytes of every table for outputs that samples lack.
 
+    States of single tokens that repeat (a causal model's on prompts that begin alike, embeddings of equal tokens) take
+    less than this where some dozens of them fit into a page of the file: in narrow models.
+
     Args:
         groups: (outputs and their layers, the samples that lack them).
         width: elements of a state.
