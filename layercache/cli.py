@@ -20,7 +20,8 @@ from layercache.errors import LayercacheError, RecipeError
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXTRACT_OPTIONS = (
-    *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate"),
+    *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "sink_cutoff"),
+    *("dtype", "device", "attn", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
@@ -164,11 +165,19 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--group-by", help="Column whose equal values never straddle a fold.")
 @click.option("--missing", multiple=True, help="A cell that means no value (N/A); may be repeated.")
 @click.option("--limit", type=int, help="Use only the first rows.")
-@click.option("--pooling", help="mean, max, first, last, optionally @a span; separated by commas.")
+@click.option(
+    "--pooling",
+    help="mean, max, first, last, mean+special, mean-sinks, token, optionally @a span; separated by commas.",
+)
 @click.option("--sites", help="resid, attn_out, mlp_out; separated by commas.")
 @click.option("--layers", help="Layer numbers separated by commas, or all. 0 is the embedding output.")
 @click.option("--lens", help="Positions of the logit lens (last, last@question), or none.")
 @click.option("--top-k", type=int, help="Tokens the lens keeps.")
+@click.option(
+    "--choice", "choices", multiple=True, help='An answer the lens scores, verbatim (" true"); may be repeated.'
+)
+@click.option("--stats", help="Statistics over tokens: norm, max_norm, sinks; separated by commas.")
+@click.option("--sink-cutoff", type=float, help="Norm of an attention sink, in medians of the sample's tokens.")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--attn", help="auto, eager, sdpa.")

@@ -6,14 +6,20 @@ A *feature* says which vector or position of a prompt is meant: `mean@prompt`, `
     tokens                        the sample's tokens, with the spans they belong to
     hidden:resid:mean@prompt      states at a site, pooled
     lens:last@prompt:top10        the logit lens at a position
+    lens:last@prompt:top10:choices-1a2b3c4d    the same, with the scores of given answers
+    stats:norm                    a statistic over the prompt's tokens
 """
 
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from layercache.errors import RecipeError
 
 Site = Literal["resid", "attn_out", "mlp_out"]
-Pooling = Literal["mean", "max", "first", "last"]
+Pooling = Literal["mean", "max", "first", "last", "mean+special", "mean-sinks", "token"]
 Position = Literal["first", "last"]
 
 SITES: tuple[str, ...] = get_args(Site)
@@ -21,6 +27,18 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 POSITIONS: tuple[str, ...] = get_args(Position)
 WHOLE_PROMPT = "prompt"
 TOKENS = "tokens"
+STATISTICS: tuple[str, ...] = ("norm", "max_norm", "sinks")
+"""Names of the statistics over a prompt's tokens; what they are is `layercache.extract.token_stats`."""
+SINK_CUTOFF = 5.0
+"""Tokens whose L2 norm is above this multiple of the sample's median token norm are attention sinks.
+
+A massive activation is about 1,000 times the median magnitude (Sun, Chen, Kolter & Liu 2024, "Massive Activations
+in Large Language Models", arXiv:2402.17762). Among d normally distributed elements one such element makes a token's
+norm 1000 · 0.6745 / √d times the others': 24 at d = 768, 10.5 at 4,096, 5.3 at 16,384. Ordinary tokens of one layer
+differ by about 2, so 5 stands between the two at every width in use.
+"""
+_LENS = re.compile(r"top(\d+)(?::choices-([0-9a-f]{8}))?")
+_SINKS = re.compile(r"(mean-sinks|sinks)(\d+(?:\.\d+)?)?")
 
 
 class Feature(NamedTuple):
@@ -39,21 +57,49 @@ class Hidden(NamedTuple):
     site: str
     pooling: Feature
 
+    @property
+    def feature(self) -> Feature:
+        """The tokens it reads."""
+        return self.pooling
+
     def __str__(self) -> str:
         return f"hidden:{self.site}:{self.pooling}"
 
 
 class Lens(NamedTuple):
-    """The logit lens at one named position, keeping the `top_k` most probable tokens."""
+    """The logit lens at one named position, keeping the `top_k` most probable tokens.
+
+    `choices` is the `choices_hash` of the answers it scores; empty where it scores none.
+    """
 
     position: Feature
     top_k: int
+    choices: str = ""
+
+    @property
+    def feature(self) -> Feature:
+        """The token it reads."""
+        return self.position
 
     def __str__(self) -> str:
-        return f"lens:{self.position}:top{self.top_k}"
+        return f"lens:{self.position}:top{self.top_k}" + (f":choices-{self.choices}" if self.choices else "")
 
 
-Output = Hidden | Lens
+class Stats(NamedTuple):
+    """A statistic over the prompt's tokens, special ones left out, of the residual stream: `norm`, `sinks6`."""
+
+    metric: str
+
+    @property
+    def feature(self) -> Feature:
+        """The tokens it reads: those of `mean@prompt`."""
+        return Feature("mean", WHOLE_PROMPT)
+
+    def __str__(self) -> str:
+        return f"stats:{self.metric}"
+
+
+Output = Hidden | Lens | Stats
 
 
 def parse_feature(text: str, known: tuple[str, ...], what: str) -> Feature:
@@ -69,8 +115,57 @@ def parse_feature(text: str, known: tuple[str, ...], what: str) -> Feature:
 
 
 def parse_pooling(text: str) -> Feature:
-    """Read a pooling such as `mean` or `last@question`."""
-    return parse_feature(text, POOLINGS, "pooling")
+    """Read a pooling such as `mean`, `last@question` or, with a cut-off of its own, `mean-sinks6`."""
+    how = text.strip().partition("@")[0]
+    known = POOLINGS if sink_cutoff(how) is None or not how.startswith("mean") else (how,)
+    return parse_feature(text, known, "pooling")
+
+
+def parse_statistic(text: str) -> str:
+    """Check the name of a statistic over tokens: `norm`, `max_norm`, `sinks`, `sinks6`.
+
+    Raises:
+        RecipeError: it is not known.
+    """
+    name = text.strip()
+    if name not in STATISTICS and (not name.startswith("sinks") or sink_cutoff(name) is None):
+        raise RecipeError(f"unknown statistic {text!r}: use one of {', '.join(STATISTICS)}")
+    return name
+
+
+def sink_cutoff(name: str) -> float | None:
+    """Return the cut-off that `mean-sinks6` or `sinks` means; None for what has none.
+
+    Raises:
+        RecipeError: it is below 1, where the median token itself would be above it.
+    """
+    match = _SINKS.fullmatch(name)
+    if match is None:
+        return None
+    cutoff = float(match[2]) if match[2] else SINK_CUTOFF
+    if cutoff < 1:
+        raise RecipeError(f"{name}: a cut-off is a multiple of the median token norm, at least 1")
+    return cutoff
+
+
+def with_cutoff(name: str, cutoff: float) -> str:
+    """Return the canonical name of a pooling's `how` or a statistic: `cutoff` is taken where it names none itself."""
+    match = _SINKS.fullmatch(name)
+    if match is None:
+        return name
+    value = float(match[2]) if match[2] else cutoff
+    return match[1] if value == SINK_CUTOFF else f"{match[1]}{value:.10g}"
+
+
+def choices_hash(choices: Sequence[str]) -> str:
+    """Return eight hex digits that tell sets of answers apart: of the sha256 of their sorted JSON list."""
+    text = json.dumps(sorted(choices), ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def one_row_a_token(pooling: str) -> bool:
+    """Tell whether a stored pooling has a row for every token (`token@question`) rather than one a sample."""
+    return pooling.partition("@")[0] == "token"
 
 
 def parse_position(text: str) -> Feature:
@@ -101,6 +196,8 @@ def parse_output(name: str) -> Output | None:
     first, _, second = rest.partition(":")
     if kind == "hidden":
         return Hidden(parse_site(first), parse_pooling(second))
-    if kind == "lens" and second.startswith("top") and second[3:].isdigit():
-        return Lens(parse_position(first), int(second[3:]))
+    if kind == "lens" and (match := _LENS.fullmatch(second)):
+        return Lens(parse_position(first), int(match[1]), match[2] or "")
+    if kind == "stats":
+        return Stats(parse_statistic(rest))
     raise RecipeError(f"unknown output {name!r}")

@@ -4,9 +4,9 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from layercache import outputs, resources
 from layercache.errors import RecipeError
@@ -44,6 +44,15 @@ def _split_commas(value: object) -> object:
 
 Strings = Annotated[list[str], BeforeValidator(_split_commas)]
 Layers = Annotated[Literal["all"] | list[int], BeforeValidator(lambda v: v if v == "all" else _split_commas(v))]
+
+
+_LAST = "last@prompt"
+"""The lens position at which choices are scored."""
+
+
+def _position(text: str) -> str:
+    """Write a lens position in full: `last` is `last@prompt`."""
+    return str(outputs.parse_position(text))
 
 
 class Spec(BaseModel):
@@ -102,7 +111,7 @@ class ExtractSpec(Spec):
     """What is captured and how the model is run."""
 
     pooling: Strings = ["mean", "last"]
-    """`mean`, `max`, `first`, `last`, over the prompt or `@` a span."""
+    """`mean`, `max`, `first`, `last`, `mean+special`, `mean-sinks`, `token`, over the prompt or `@` a span."""
     sites: Strings = ["resid"]
     """`resid`, `attn_out`, `mlp_out`."""
     layers: Layers = "all"
@@ -111,6 +120,12 @@ class ExtractSpec(Spec):
     """Positions at which the logit lens is read (`last`, `last@question`); empty for none."""
     top_k: int = Field(default=10, ge=1)
     """Tokens kept by the lens at each position and layer."""
+    choices: list[str] = []
+    """Answers that the lens scores at the prompt's last position, verbatim: `[" true", " false"]`."""
+    stats: Strings = []
+    """Statistics over the prompt's tokens: `norm`, `max_norm`, `sinks`."""
+    sink_cutoff: float = Field(default=outputs.SINK_CUTOFF, ge=1, le=1e6)
+    """`mean-sinks` and `sinks`: tokens above this multiple of the sample's median token norm are sinks."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: the checkpoint's on a GPU, float32 on a CPU."""
     device: str = "auto"
@@ -140,17 +155,43 @@ class ExtractSpec(Spec):
     @field_validator("lens")
     @classmethod
     def _lens_parses(cls, value: list[str]) -> list[str]:
-        return _unique(str(outputs.parse_position(text)) for text in value)
+        return _unique(_position(text) for text in value)
 
     @field_validator("sites")
     @classmethod
     def _sites_parse(cls, value: list[str]) -> list[str]:
         return _unique(outputs.parse_site(text) for text in value)
 
+    @field_validator("stats")
+    @classmethod
+    def _stats_parse(cls, value: list[str]) -> list[str]:
+        return _unique(outputs.parse_statistic(text) for text in value)
+
+    @field_validator("choices")
+    @classmethod
+    def _choices_say_something(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("a choice is empty: write the answer as it would follow the prompt")
+        return _unique(value)
+
+    @model_validator(mode="after")
+    def _choices_have_a_position(self) -> Self:
+        if self.choices and _LAST not in map(_position, self.lens):
+            raise ValueError(f"choices are scored by the lens at {_LAST}: add last to lens")
+        return self
+
     def outputs(self) -> list[outputs.Output]:
-        """List the outputs asked for: states at every site and pooling, then lenses."""
-        hidden = [outputs.Hidden(s, outputs.parse_pooling(p)) for s in self.sites for p in self.pooling]
-        return [*hidden, *(outputs.Lens(outputs.parse_position(p), self.top_k) for p in self.lens)]
+        """List the outputs asked for: states at every site and pooling, lenses, then statistics."""
+        poolings = [outputs.parse_pooling(text) for text in self.pooling]
+        named = [one._replace(how=outputs.with_cutoff(one.how, self.sink_cutoff)) for one in poolings]
+        hidden = [outputs.Hidden(site, one) for site in self.sites for one in named]
+        scored = outputs.choices_hash(self.choices) if self.choices else ""
+        lenses = [
+            outputs.Lens(outputs.parse_position(text), self.top_k, scored if _position(text) == _LAST else "")
+            for text in self.lens
+        ]
+        stats = [outputs.Stats(outputs.with_cutoff(name, self.sink_cutoff)) for name in self.stats]
+        return list(dict.fromkeys([*hidden, *lenses, *stats]))
 
 
 class _Analysis(Spec):

@@ -1,5 +1,6 @@
 -- title: How much each layer turns a sample's state
--- about: Cosine, distance and norm of a sample's state beside those of the stored layer before it.
+-- about: Cosine, distance and norm of a sample's state beside those of the stored layer before it; with a token
+-- about: pooling, of every token.
 -- param: sample = '' -- start of a sample's id; the first sample when empty
 -- param: run = '' -- start of a run's id; the first run when empty
 -- param: condition = 'clean' -- the condition
@@ -15,13 +16,13 @@ WITH chosen AS (
 ),
 states AS (
     SELECT run, sample_id, layer, vector,
-           lag(layer) OVER (ORDER BY layer) AS previous_layer,
-           lag(vector) OVER (ORDER BY layer) AS previous
+           lag(layer) OVER (PARTITION BY position ORDER BY layer) AS previous_layer,
+           lag(vector) OVER (PARTITION BY position ORDER BY layer) AS previous, position
     FROM hidden
     SEMI JOIN chosen USING (run, sample_id)
     WHERE condition = $condition AND site = $site AND pooling = $pooling
 )
-SELECT run, sample_id, previous_layer, layer,
+SELECT run, sample_id, position, previous_layer, layer,
        cosine(previous, vector) AS cosine, l2(previous, vector) AS distance, norm(vector) AS norm
 FROM states
-ORDER BY layer
+ORDER BY layer, position

@@ -1,5 +1,6 @@
 -- title: Norms by layer
 -- about: How long the states are at every layer; a few samples far above the median point to special tokens.
+-- about: With a token pooling n counts tokens.
 -- param: run = '' -- start of a run's id; all runs when empty
 -- param: condition = 'clean' -- the condition
 SELECT run, site, pooling, layer, name,

@@ -21,4 +21,6 @@ SELECT run, sample_id, position_name, layer, name,
 FROM lens
 SEMI JOIN chosen USING (run, condition, sample_id)
 LEFT JOIN layers USING (run, layer)
-ORDER BY output, layer, position
+-- One position may be held by several outputs: with more tokens, or with choices.
+QUALIFY row_number() OVER (PARTITION BY position_name, layer, position ORDER BY len(top_ids) DESC, output) = 1
+ORDER BY position_name, layer, position

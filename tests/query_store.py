@@ -14,6 +14,7 @@ from layercache.store.layout import Run
 
 N, LAYERS, WIDTH = 6, 4, 8
 POOLING, LENS = "mean@prompt", "lens:last@prompt:top3"
+CHOICES, SCORED = [" True", " false"], "lens:last@prompt:top3:choices-0123abcd"
 IDS = [f"{number:024x}" for number in range(N)]
 PROMPTS = [f"Film {number}: a story | of *stars*\nand <b>war</b>" for number in range(N)]
 RATINGS = np.array([7.5, 3.0, np.nan, 9.25, 5.0, 6.0])
@@ -37,6 +38,10 @@ class Held:
     """float32 [layers, samples, 3], best first."""
     agrees: np.ndarray
     """bool [layers, samples]."""
+    first: np.ndarray
+    """float32 [layers, samples, choices]: log-probability of each answer's first token."""
+    whole: np.ndarray
+    """float32 [layers, samples, choices]: of the whole answer; NaN where it is not known."""
     correct: np.ndarray
     """float [layers, samples]: the probe's hits, out of fold."""
     probability: np.ndarray
@@ -65,12 +70,15 @@ def build(path: Path) -> Held:
         entropy=rng.random((LAYERS, N)).astype(np.float32),
         logprobs=-np.sort(rng.random((LAYERS, N, 3)).astype(np.float32) * 3),
         agrees=agrees,
+        first=-rng.random((LAYERS, N, 2)).astype(np.float32),
+        whole=-rng.random((LAYERS, N, 2)).astype(np.float32) * 4,
         correct=(rng.random((LAYERS, N)) < 0.6).astype(float),
         probability=rng.random((LAYERS, N)),
         error=rng.standard_normal((LAYERS, N)),
     )
     held.correct[2] = [1, 0, 1, 0, 1, 1]
     held.correct[0] = held.correct[1] = held.correct[3] = [0, 0, 1, 0, 1, 0]
+    held.whole[:, 4, 1] = np.nan
     _put_shard(held)
     _put_rows(held)
     _put_results(held)
@@ -115,6 +123,37 @@ def _put_shard(held: Held) -> None:
                 "js_to_final": held.entropy[layer] / 4,
                 "agrees_with_final": held.agrees[layer].tolist(),
             },
+        )
+    shard.publish()
+
+
+def put_scores(held: Held) -> None:
+    """Add a shard with the scores of answers at the same position."""
+    shard = writer.Shard(held.run, {SCORED: list(range(LAYERS))}, provenance={})
+    columns = {"n_tokens": [4] * N, "n_special": [1] * N, "n_truncated": [0] * N, "spans": [[]] * N, "absent": [[]] * N}
+    shard.add("samples", {"sample_id": IDS, "prompt": PROMPTS, **columns})
+    for layer in range(LAYERS):
+        scores = [
+            [
+                {"choice": choice, "first_logprob": first, "logprob": None if np.isnan(whole) else whole}
+                for choice, first, whole in zip(CHOICES, *map(np.ndarray.tolist, pair), strict=True)
+            ]
+            for pair in zip(held.first[layer], held.whole[layer], strict=True)
+        ]
+        row = {
+            "sample_id": IDS,
+            "output": [SCORED] * N,
+            "layer": [layer] * N,
+            "position": [3] * N,
+            "position_name": ["last@prompt"] * N,
+            "top_ids": [[1, 2, 3]] * N,
+            "top_tokens": [["a", "b", "c"]] * N,
+            "top_logprobs": [[-1.0, -2.0, -3.0]] * N,
+            "agrees_with_final": [True] * N,
+            "choices": scores,
+        }
+        shard.add(
+            "lens", {**row, **{name: [0.5] * N for name in ("entropy", "logsumexp", "kl_to_final", "js_to_final")}}
         )
     shard.publish()
 

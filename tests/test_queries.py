@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from query_store import (
     CERTIFICATES,
+    CHOICES,
     GENRES,
     GOOD,
     GOOD_ACCURACY,
@@ -17,10 +18,12 @@ from query_store import (
     PROMPTS,
     RATING_MSE,
     RATINGS,
+    SCORED,
     SPLITS,
     Held,
     N,
     build,
+    put_scores,
 )
 
 from layercache import queries
@@ -129,6 +132,32 @@ def test_norms_by_layer(held: Held) -> None:
     ):
         np.testing.assert_allclose([row[name] for row in rows], expected, rtol=1e-12)
     assert [row["n"] for row in rows] == [N] * LAYERS
+
+
+@pytest.mark.parametrize("score", ["logprob", "first_logprob"])
+def test_choice_by_layer(score: str, tmp_path: Path) -> None:
+    held = build(tmp_path / "store")
+    assert answer(held, "choice_by_layer") == []
+    put_scores(held)
+    values = (held.whole if score == "logprob" else held.first).astype(float)
+    known = ~np.isnan(values).any(axis=(0, 2))
+    assert known.sum() == (N - 1 if score == "logprob" else N)
+    best = values[:, known].argmax(axis=2)
+    right = best == np.array([0 if value else 1 for value in GOOD])[known]
+    rows = answer(held, "choice_by_layer", label="good", score=score)
+    assert [(row["layer"], row["choice"]) for row in rows] == [(k, text) for k in range(LAYERS) for text in CHOICES]
+    np.testing.assert_allclose([row["share"] for row in rows], np.eye(2)[best].mean(1).ravel())
+    np.testing.assert_allclose([row["mean_score"] for row in rows], values[:, known].mean(1).ravel(), rtol=1e-6)
+    np.testing.assert_allclose([row["accuracy"] for row in rows], right.mean(1).repeat(2))
+    assert {(row["output"], row["data"], row["n"], row["labelled"]) for row in rows} == {
+        (SCORED, "films", known.sum(), known.sum())
+    }
+    plain = answer(held, "choice_by_layer", score=score)
+    assert [row["share"] for row in plain] == [row["share"] for row in rows]
+    assert {(row["data"], row["accuracy"]) for row in plain} == {(None, None)}
+    assert answer(held, "choice_by_layer", run="other") == []
+    # The position is held by two outputs now, and shown once.
+    assert [row["layer"] for row in answer(held, "top_tokens")] == list(range(LAYERS))
 
 
 @pytest.mark.parametrize(("asked", "layer"), [({}, 2), ({"layer": "1"}, 1), ({"layer": 3}, 3)])

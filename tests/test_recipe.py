@@ -6,6 +6,7 @@ import pytest
 
 from layercache import recipe, resources
 from layercache.errors import RecipeError
+from layercache.outputs import choices_hash
 
 MINIMAL = 'models = "demo"\n[data]\nsource = "demo:movies"\n'
 
@@ -100,3 +101,23 @@ def test_two_entries_must_be_named_by_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ['"{a}\n{b}"', '"{a}\\n{b}"', "{a}\n{b}"])
 def test_a_template_may_hold_a_line_break_however_it_is_written(tmp_path: Path, value: str) -> None:
     assert recipe.load(_recipe(tmp_path, MINIMAL), [f"data.template={value}"]).data[0].template == "{a}\n{b}"
+
+
+def test_flags_of_answers_and_statistics_keep_their_text() -> None:
+    from layercache.cli import EXTRACT_OPTIONS, _recipe_from
+
+    given = {"models": ("demo",), "source": "demo:movies", "choices": (" yes, sir", " no"), "stats": "norm, sinks"}
+    study = _recipe_from(None, (), {**given, "pooling": "mean-sinks,token@Title", "sink_cutoff": 8.0})
+    assert study.extract.choices == [" yes, sir", " no"]
+    assert study.extract.stats == ["norm", "sinks"]
+    assert [str(output) for output in study.extract.outputs()] == [
+        "hidden:resid:mean-sinks8@prompt",
+        "hidden:resid:token@Title",
+        f"lens:last@prompt:top10:choices-{choices_hash([' no', ' yes, sir'])}",
+        "stats:norm",
+        "stats:sinks8",
+    ]
+    assert set(EXTRACT_OPTIONS) <= set(recipe.ExtractSpec.model_fields)
+    table = study.model_dump(mode="json")
+    recipe.override(table, 'extract.choices=[" a, b", " c"]')
+    assert recipe.build(table).extract.choices == [" a, b", " c"]

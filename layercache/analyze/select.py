@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from layercache.errors import AnalysisError
+from layercache.outputs import one_row_a_token
 from layercache.recipe import EntropySpec, ProbeSpec
 from layercache.store.layout import Feature, RowsInfo, Run
 from layercache.store.reader import Store
@@ -45,12 +46,21 @@ def data(store: Store, chosen: Sequence[Run], spec: ProbeSpec | EntropySpec) -> 
 
 
 def features(store: Store, run: Run, spec: ProbeSpec) -> list[Feature]:
-    """List the stored states asked for: sites, poolings and layers of a run.
+    """List the stored states asked for: sites, poolings and layers of a run; those of single tokens are left out.
 
     Raises:
         AnalysisError: none are stored, or a site, pooling or layer that is asked for is not.
     """
-    stored = store.features(run)
+    everything = store.features(run)
+    for pooling in spec.pooling or ():
+        if one_row_a_token(pooling):
+            raise AnalysisError(f"{pooling} is one row a token and a probe needs one a sample: name another pooling")
+    stored = [feature for feature in everything if not one_row_a_token(feature.pooling)]
+    if everything and not stored:
+        raise AnalysisError(
+            f"run {run.id} holds only states of single tokens and a probe needs one a sample: run `layercache extract"
+            " --pooling mean` first"
+        )
     if not stored:
         raise AnalysisError(f"run {run.id} holds no states: run `layercache extract --pooling mean` first")
     _check("pooling", spec.pooling, (feature.pooling for feature in stored), run)

@@ -97,6 +97,11 @@ def split(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
     return batches
 
 
+def padded(samples: Sequence[Sample]) -> int:
+    """Count the tokens of a batch, padding included."""
+    return max(len(sample) for sample in samples) * len(samples)
+
+
 def collate(samples: list[Sample], device: torch.device, *, pad_id: int, position_offset: int, left: bool) -> Batch:
     """Pad samples to one width. Positions count real tokens, so both padding sides give the same states."""
     lengths = np.array([len(sample) for sample in samples], dtype=np.int64)

@@ -6,48 +6,71 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.extract.pooling import absent_reason
+from layercache.extract.pooling import absent_reason, n_rows
 from layercache.extract.tokenize import Sample
-from layercache.outputs import TOKENS, Hidden, parse_output
+from layercache.outputs import TOKENS, Hidden, Lens, Output, Stats, parse_output
 
 _BITS = {7: 11.0, 10: 13.8, 23: 26.5}
 """Bits a stored value takes after rounding, split and zstd; measured on real states, which differ by 8 %."""
 _HIDDEN_ROW, _TOKEN, _LENS_ROW, _LENS_TOKEN = 16.0, 2.0, 16.0, 4.6
+_TOKEN_ROW, _CHOICE, _KEY = 0.3, 5.8, 14.0
+_STATISTIC = {"norm": 6.5, "max_norm": 3.8, "sinks": 0.5}
+"""A number that many samples share takes little."""
 _SAMPLE, _TEXT = 24.0, 0.3
-_FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 600}
+_FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 750, "token_stats": 1300}
 """Of every file; of states every (site, layer, pooling), which is a row group."""
 _SLACK = 1.1
 """Free disk must exceed the estimate by this."""
 
 
 def table_bytes(
-    groups: Iterable[tuple[Mapping[str, list[int] | None], Sequence[Sample]]], width: int, precision: int
+    groups: Iterable[tuple[Mapping[str, list[int] | None], Sequence[Sample]]],
+    width: int,
+    precision: int,
+    n_choices: int = 0,
 ) -> dict[str, int]:
     """Estimate the bytes of every table for outputs that samples lack.
+
+    States of single tokens that repeat (a causal model's on prompts that begin alike, embeddings of equal tokens) take
+    less than this where some dozens of them fit into a page of the file: in narrow models.
 
     Args:
         groups: (outputs and their layers, the samples that lack them).
         width: elements of a state.
         precision: mantissa bits that states keep.
+        n_choices: answers that lenses with choices score.
     """
-    total = {"samples": 0.0, "tokens": 0.0, "hidden": 0.0, "lens": 0.0}
-    vector = width * _BITS[precision] / 8 + _HIDDEN_ROW
+    total = {"samples": 0.0, "tokens": 0.0, "hidden": 0.0, "lens": 0.0, "token_stats": 0.0}
+    vector = width * _BITS[precision] / 8
     for outputs, samples in groups:
         total["samples"] += _FOOTER["samples"]
         total["samples"] += sum(_SAMPLE + _TEXT * len(sample.text.encode()) for sample in samples)
-        for name, layers in outputs.items():
-            output = parse_output(name)
+        parsed = {name: parse_output(name) for name in outputs}
+        for name, output in parsed.items():
             if output is None:
                 total[TOKENS] += _FOOTER[TOKENS] + _TOKEN * sum(len(sample) for sample in samples)
-                continue
-            feature = output.pooling if isinstance(output, Hidden) else output.position
-            there = sum(absent_reason(sample, feature) is None for sample in samples)
-            n_layers = len(layers or [])
-            if isinstance(output, Hidden):
-                total["hidden"] += n_layers * (_FOOTER["hidden"] + there * vector)
             else:
-                total["lens"] += _FOOTER["lens"] + n_layers * there * (_LENS_ROW + _LENS_TOKEN * output.top_k)
+                table, size = _output_bytes(output, len(outputs[name] or []), samples, vector, n_choices)
+                total[table] += size
+        if any(isinstance(output, Stats) for output in parsed.values()):
+            total["token_stats"] += _FOOTER["token_stats"] + _KEY * len(samples)
     return {table: round(size) for table, size in total.items()}
+
+
+def _output_bytes(
+    output: Output, n_layers: int, samples: Sequence[Sample], vector: float, n_choices: int
+) -> tuple[str, float]:
+    """Return the table of an output and the bytes its rows take there; `vector` are those of a state."""
+    there = sum(absent_reason(sample, output.feature) is None for sample in samples)
+    if isinstance(output, Hidden):
+        rows = sum(n_rows(sample, output.feature) for sample in samples)
+        tokens = _TOKEN_ROW * rows if output.pooling.how == "token" else 0.0
+        return "hidden", n_layers * (_FOOTER["hidden"] + rows * vector + there * _HIDDEN_ROW + tokens)
+    if isinstance(output, Lens):
+        scores = _CHOICE * n_choices if output.choices else 0.0
+        row = _LENS_ROW + _LENS_TOKEN * output.top_k + scores
+        return "lens", _FOOTER["lens"] + n_layers * there * row
+    return "token_stats", n_layers * there * _STATISTIC[output.metric.rstrip("0123456789.")]
 
 
 def free_bytes(store: Path) -> int:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -21,8 +21,23 @@ from layercache.extract.structure import sublayer
 RESID = "resid"
 
 
-Collect = Callable[[], dict[str, Any]]
-"""Waits for a batch's copies and returns its columns, on the host; an empty table when it has no row."""
+class Absent(NamedTuple):
+    """A sample that has no row of an output, at some layers or all, and why."""
+
+    sample_id: str
+    output: str
+    reason: str
+
+
+class Rows(NamedTuple):
+    """A batch's columns, on the host, an empty table when it has no row; and what is absent for lack of states."""
+
+    columns: dict[str, Any]
+    absent: Sequence[Absent] = ()
+
+
+Collect = Callable[[], Rows]
+"""Waits for a batch's copies and returns its rows."""
 
 
 class Reducer(Protocol):

@@ -20,13 +20,15 @@ import pyarrow as pa
 import torch
 
 from layercache.extract.batching import Batch
+from layercache.extract.choices import Choices, Rest
 from layercache.extract.copies import HostCopy, to_device
-from layercache.extract.forward import RESID, Collect
+from layercache.extract.forward import RESID, Collect, Rows
 from layercache.extract.pooling import token_position
 from layercache.extract.tokenize import Sample
 from layercache.extract.unembed import Unembedding
 from layercache.extract.words import Words
 from layercache.outputs import Lens
+from layercache.store.schema import TABLES
 
 _CHUNK_ELEMENTS = 1 << 24
 _STATISTICS_ELEMENTS = 1 << 19
@@ -47,6 +49,7 @@ class Reading:
         top_ids, top_logprobs: [n, k], best first.
         target_logprob, target_rank: [n]; meaningless where there is no target.
         agrees: bool [n], the most probable token is the final layer's.
+        choice_logprobs: float32 [n, c], of c more tokens.
     """
 
     entropy: np.ndarray
@@ -58,6 +61,7 @@ class Reading:
     kl_to_final: np.ndarray
     js_to_final: np.ndarray
     agrees: np.ndarray
+    choice_logprobs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,21 @@ class LensReducer:
         final_layer: L.
         unembedding: the model's tail.
         words: token ids as text.
+        choices: the answers that outputs with choices score.
     """
 
     table = "lens"
 
-    def __init__(self, layers: dict[Lens, list[int]], final_layer: int, unembedding: Unembedding, words: Words) -> None:
+    def __init__(
+        self,
+        layers: dict[Lens, list[int]],
+        final_layer: int,
+        unembedding: Unembedding,
+        words: Words,
+        choices: Choices | None = None,
+    ) -> None:
         self.layers = layers
+        self.choices = choices
         self.unembedding = unembedding
         self.words = words
         # The final layer's distribution is always needed, stored or not.
@@ -113,19 +126,41 @@ class LensReducer:
         """Unembed every layer's states; the rows are named when they are collected."""
         places = self._places
         if not places:
-            return dict
+            return lambda: Rows({})
         layers = sorted(layer for _, layer in self.wants)
         follow = to_device(np.array([place.target or 0 for place in places], dtype=np.int64), batch.device)
         states = torch.stack([self._states[layer] for layer in layers])
         self._states = {}
-        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers))
-        return lambda: self._columns_of(reading(), places, layers, batch)
+        firsts = self._first_tokens(batch)
+        reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers), firsts)
+        rest = {} if self.choices is None else self.choices.rest
+        return lambda: Rows(self._columns_of(reading(), places, layers, batch, rest))
 
-    def _columns_of(self, reading: Reading, places: list[_Place], layers: list[int], batch: Batch) -> dict[str, Any]:
+    def _first_tokens(self, batch: Batch) -> torch.Tensor:
+        """Return the first token of every choice at every place, int64 [places, c]; 0 where none is scored."""
+        found = np.zeros((len(self._places), 0 if self.choices is None else len(self.choices.texts)), dtype=np.int64)
+        for n, place in enumerate(self._places):
+            if self.choices is not None and place.lens.choices:
+                found[n] = self.choices.first_tokens(batch.samples[place.row])
+        return to_device(found, batch.device)
+
+    def _choices_column(
+        self, first: np.ndarray, owners: list[_Place], layer: np.ndarray, batch: Batch, rest: Rest
+    ) -> pa.Array:
+        """Return the scores of the choices at every row, NULL where none are scored; `first` is float32 [rows, c]."""
+        scored = np.array([bool(place.lens.choices) for place in owners], dtype=bool)
+        if self.choices is None or not scored.any():
+            return pa.nulls(len(owners), TABLES["lens"].columns[-1].type)
+        samples = [batch.samples[place.row] for place in owners if place.lens.choices]
+        return self.choices.column(first[scored], samples, layer[scored], scored, rest)
+
+    def _columns_of(
+        self, reading: Reading, places: list[_Place], layers: list[int], batch: Batch, rest: Rest
+    ) -> dict[str, Any]:
         flat = np.array([layer in self.layers[place.lens] for layer in layers for place in places], dtype=bool)
         layer = np.repeat(np.array(layers, dtype=np.int32), len(places))[flat]
         place = np.tile(np.arange(len(places)), len(layers))[flat]
-        take = pa.array(place)
+        take, owners = pa.array(place), [places[n] for n in place.tolist()]
         targets = pa.array([one.target for one in places], pa.int32()).take(take)
         missing = targets.is_null()
         ks = np.array([one.lens.top_k for one in places], dtype=np.int64)[place]
@@ -147,6 +182,7 @@ class LensReducer:
             "kl_to_final": reading.kl_to_final[flat],
             "js_to_final": reading.js_to_final[flat],
             "agrees_with_final": reading.agrees[flat],
+            "choices": self._choices_column(reading.choice_logprobs[flat], owners, layer, batch, rest),
         }
 
 
@@ -155,16 +191,24 @@ def following(sample: Sample, position: int) -> int | None:
     return int(sample.tokens[position + 1]) if position + 1 < len(sample) else sample.target
 
 
-def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, top_k: int) -> Callable[[], Reading]:
+def read(
+    unembedding: Unembedding,
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    top_k: int,
+    choices: torch.Tensor | None = None,
+) -> Callable[[], Reading]:
     """Read the lens at every layer of some positions.
 
     Args:
         states: float32 [layers, n, d], before the final norm; the last is that of layer L.
         targets: int64 [n], any valid id where there is no target.
+        choices: int64 [n, c], more tokens whose log-probability is wanted.
 
     Returns:
         What waits for the rows, in the order layer, then position.
     """
+    followed = targets[:, None] if choices is None else torch.cat([targets[:, None], choices], dim=1)
     layers, n, width = states.shape
     elements = _CHUNK_ELEMENTS if states.device.type == "cpu" else 4 * _CHUNK_ELEMENTS
     rows = max(1, elements // unembedding.vocabulary)
@@ -180,7 +224,7 @@ def read(unembedding: Unembedding, states: torch.Tensor, targets: torch.Tensor, 
             logits = unembedding(part.reshape(-1, width)).view(len(part), here.stop - start, -1)
             final = final or _Final(logits[-1])
             for layer, one in zip(range(stop - len(part), stop), logits, strict=True):
-                per_layer[layer].append(_statistics(one, final, targets[here], top_k))
+                per_layer[layer].append(_statistics(one, final, followed[here], top_k))
     flat = [piece for pieces in per_layer for piece in pieces]
     columns = [HostCopy(torch.cat(column)) for column in zip(*flat, strict=True)]
     return lambda: Reading(*(column.numpy() for column in columns))
@@ -199,20 +243,21 @@ class _Final:
 _Statistics = tuple[torch.Tensor, ...]
 
 
-def _statistics(logits: torch.Tensor, final: _Final, targets: torch.Tensor, top_k: int) -> _Statistics:
-    """Return the fields of `Reading` for logits [n, V], in chunks of rows."""
+def _statistics(logits: torch.Tensor, final: _Final, followed: torch.Tensor, top_k: int) -> _Statistics:
+    """Return the fields of `Reading` for logits [n, V], in chunks of rows; `followed` are target and choices [n, 1 + c]."""
     step = max(1, _STATISTICS_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     pieces = []
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
-        pieces.append(_rows_statistics(logits[rows], final, rows, targets[rows], top_k))
+        pieces.append(_rows_statistics(logits[rows], final, rows, followed[rows], top_k))
     return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
 
 
-def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch.Tensor, top_k: int) -> _Statistics:
+def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, followed: torch.Tensor, top_k: int) -> _Statistics:
     top, top_ids = _top(z, min(top_k, z.shape[1]))
     best = top[:, :1]
-    target = z.gather(1, targets[:, None])
+    chosen = z.gather(1, followed)
+    target = chosen[:, :1]
     # Written as floats: summing booleans is several times slower on a CPU, and counts below 2^24 are exact.
     above = torch.gt(z, target, out=torch.empty_like(z)).sum(dim=1)
     shifted = (z - best).clamp_min_(_FLOOR)
@@ -236,6 +281,7 @@ def _rows_statistics(z: torch.Tensor, final: _Final, rows: slice, targets: torch
         kl.clamp_min(0),
         js.clamp_min(0),
         top_ids[:, 0] == final.best[rows],
+        chosen[:, 1:] - logsumexp,
     )
 
 

@@ -2,10 +2,10 @@
 
 import platform
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 import torch
@@ -14,17 +14,19 @@ import transformers
 import layercache
 from layercache.errors import ModelError
 from layercache.extract import batching, selfcheck
-from layercache.extract.batching import Budget
+from layercache.extract.batching import Batch, Budget
+from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
 from layercache.extract.lens import LensReducer
 from layercache.extract.model import Model
 from layercache.extract.pooling import HiddenReducer
-from layercache.extract.publish import Publisher, ShardLimits, ShardWriter
+from layercache.extract.publish import SHARD_BYTES, Publisher, ShardLimits, ShardWriter
 from layercache.extract.select import Selection
+from layercache.extract.token_stats import TokenStatsReducer
 from layercache.extract.tokenize import Sample
 from layercache.extract.unembed import Unembedding
 from layercache.extract.words import Words
-from layercache.outputs import Hidden, Lens
+from layercache.outputs import Hidden, Lens, Stats
 from layercache.progress import Progress, Task
 from layercache.recipe import ExtractSpec
 from layercache.store.holdings import Outputs
@@ -34,27 +36,48 @@ _CHECKED = 8
 """Samples of every group that the self-check takes its two pieces from."""
 
 
+class _Started(NamedTuple):
+    """A batch that has been started, and what collects the rows of every table."""
+
+    members: list[Sample]
+    tables: list[tuple[str, Collect]]
+
+
 class Loop:
     """Batches → forward → reduce → shards, for one loaded model.
 
     Args:
         longest: tokens of the longest sample, for the automatic budget.
+        choices: the answers that the lens scores.
 
     Attributes:
         batches, padded_tokens: run so far.
         notes: what the user should know (memory that ran out).
+        lacking: (output, reason) → samples whose states gave no row.
     """
 
-    def __init__(self, model: Model, tokenizer: Any, spec: ExtractSpec, longest: int, progress: Progress) -> None:
-        self.model, self.spec, self.progress = model, spec, progress
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Any,
+        spec: ExtractSpec,
+        longest: int,
+        progress: Progress,
+        choices: Choices | None = None,
+    ) -> None:
+        self.model, self.spec, self.progress, self.choices = model, spec, progress, choices
         self.words = Words(tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.left = tokenizer.padding_side == "left"
         self.unembedding = Unembedding(model) if spec.lens else None
         tokens = spec.batch_tokens
         self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
+        if not tokens:
+            # One row a token: a batch must not hold more than a shard does.
+            self.budget.tokens = max(1, min(self.budget.tokens, SHARD_BYTES // max(1, _bytes_a_token(model, spec))))
         self.batches = self.padded_tokens = 0
         self.notes: list[str] = []
+        self.lacking: Counter[tuple[str, str]] = Counter()
 
     def run(
         self,
@@ -89,7 +112,8 @@ class Loop:
                     allow_nonfinite=self.spec.allow_nonfinite,
                     limits=limits,
                 )
-                self._run_group(self._forward(selection, outputs), samples, shards, task)
+                scorer = self._scorer(selection, outputs)
+                self._run_group(self._forward(selection, outputs), scorer, samples, shards, task)
                 shards.close()
 
     def _check(self, samples: list[Sample]) -> dict[str, float | None] | None:
@@ -102,57 +126,78 @@ class Loop:
         asked = {output: list(outputs[str(output)] or []) for output in selection if str(output) in outputs}
         hidden = {output: layers for output, layers in asked.items() if isinstance(output, Hidden)}
         lenses = {output: layers for output, layers in asked.items() if isinstance(output, Lens)}
+        stats = {output: layers for output, layers in asked.items() if isinstance(output, Stats)}
         reducers: list[Reducer] = []
         if hidden:
             reducers.append(HiddenReducer(hidden, self.spec.precision))
         if lenses and self.unembedding is not None:
-            reducers.append(LensReducer(lenses, self.model.structure.n_layers, self.unembedding, self.words))
+            final = self.model.structure.n_layers
+            reducers.append(LensReducer(lenses, final, self.unembedding, self.words, self.choices))
+        if stats:
+            reducers.append(TokenStatsReducer(stats))
         return Forward(self.model, reducers)
 
-    def _run_group(self, forward: Forward, samples: list[Sample], shards: ShardWriter, task: Task) -> None:
-        """Run batches, each one's rows collected after the next has been started."""
-        started: tuple[list[Sample], list[tuple[str, Collect]]] | None = None
-        for members, tables in self._passes(forward, samples):
-            if started is not None:
-                self._collect(*started, shards, task)
-            started = members, tables
-        if started is not None:
-            self._collect(*started, shards, task)
+    def _scorer(self, selection: Selection, outputs: Outputs) -> Scorer | None:
+        """Set up the passes that answers of several tokens take; None where a group lacks no scores."""
+        scored = [
+            outputs[str(one)] for one in selection if isinstance(one, Lens) and one.choices and str(one) in outputs
+        ]
+        if not scored or self.choices is None or self.unembedding is None:
+            return None
+        return Scorer(self.model, self.unembedding, self.choices, scored[0] or [], self._collate)
 
-    def _collect(
-        self, members: list[Sample], tables: list[tuple[str, Collect]], shards: ShardWriter, task: Task
+    def _run_group(
+        self, forward: Forward, scorer: Scorer | None, samples: list[Sample], shards: ShardWriter, task: Task
     ) -> None:
-        shards.add(members, [(table, collect()) for table, collect in tables])
+        """Run batches, each one's rows collected after the next has been started."""
+        started: _Started | None = None
+        for one in self._passes(forward, scorer, samples):
+            if started is not None:
+                self._collect(started, shards, task)
+            started = one
+        if started is not None:
+            self._collect(started, shards, task)
+
+    def _collect(self, started: _Started, shards: ShardWriter, task: Task) -> None:
+        members, tables = started
+        rows = [(table, collect()) for table, collect in tables]
+        lacking = [one for _, found in rows for one in found.absent]
+        self.lacking.update((one.output, one.reason) for one in lacking)
+        shards.add(members, [(table, found.columns) for table, found in rows], lacking)
         self.batches += 1
-        self.padded_tokens += _padded(members)
+        self.padded_tokens += batching.padded(members)
         task.advance(len(members), tokens=sum(len(sample) for sample in members))
 
-    def _passes(
-        self, forward: Forward, samples: list[Sample]
-    ) -> Iterator[tuple[list[Sample], list[tuple[str, Collect]]]]:
+    def _passes(self, forward: Forward, scorer: Scorer | None, samples: list[Sample]) -> Iterator[_Started]:
         """Yield batches that have been started, cut smaller where memory runs out."""
         for window in batching.windows(samples, self.budget, self.spec.seed):
             waiting = deque(window)
             while waiting:
                 members = waiting.popleft()
-                if len(members) > 1 and _padded(members) > self.budget.tokens:
+                if len(members) > 1 and batching.padded(members) > self.budget.tokens:
                     # Planned before memory ran out on another batch.
                     waiting.extendleft(reversed(batching.split(members, self.budget)))
                     continue
-                tables = self._attempt(forward, members)
+                tables = self._attempt(forward, scorer, members)
                 if tables is None:
                     waiting.extendleft(reversed(self._smaller(members)))
                     continue
-                yield members, tables
+                yield _Started(members, tables)
 
-    def _attempt(self, forward: Forward, members: list[Sample]) -> list[tuple[str, Collect]] | None:
-        """Run one batch; None when memory ran out, with everything that the batch held let go."""
+    def _collate(self, members: list[Sample]) -> Batch:
         plan = self.model.plan
+        return batching.collate(
+            members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.left
+        )
+
+    def _attempt(
+        self, forward: Forward, scorer: Scorer | None, members: list[Sample]
+    ) -> list[tuple[str, Collect]] | None:
+        """Run one batch; None when memory ran out, with everything that the batch held let go."""
         try:
-            batch = batching.collate(
-                members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.left
-            )
-            return forward.run(batch)
+            if scorer is not None:
+                scorer.score(members, self.budget)
+            return forward.run(self._collate(members))
         except (RuntimeError, MemoryError) as error:
             if not batching.is_out_of_memory(error):
                 raise
@@ -165,7 +210,7 @@ class Loop:
                 f"memory runs out on a single prompt of {len(members[0]):,} tokens: use a smaller dtype or model, or"
                 " leave the prompt out"
             )
-        self.budget.halve(_padded(members))
+        self.budget.halve(batching.padded(members))
         if self.model.plan.device.type == "cuda":
             torch.cuda.empty_cache()
         note = f"memory ran out: batches are now {self.budget.tokens:,} tokens"
@@ -194,6 +239,8 @@ class Loop:
         }
 
 
-def _padded(members: list[Sample]) -> int:
-    """Count the tokens of a batch, padding included."""
-    return max(len(sample) for sample in members) * len(members)
+def _bytes_a_token(model: Model, spec: ExtractSpec) -> int:
+    """Count the bytes of states that every token leaves behind, where states are stored one row a token."""
+    layers = len(model.structure.layers) if spec.layers == "all" else len(set(spec.layers))
+    rows = sum(isinstance(output, Hidden) and output.pooling.how == "token" for output in spec.outputs())
+    return rows * layers * model.structure.width * 4

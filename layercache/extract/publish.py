@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from layercache.extract.forward import Absent
 from layercache.extract.rows import sample_columns, token_columns
 from layercache.extract.tokenize import Sample
 from layercache.extract.words import Words
@@ -99,15 +100,20 @@ class ShardWriter:
         self._shard: Shard | None = None
         self._opened = 0.0
 
-    def add(self, samples: Sequence[Sample], tables: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Add a batch's samples and the rows made of them."""
+    def add(
+        self,
+        samples: Sequence[Sample],
+        tables: Sequence[tuple[str, dict[str, Any]]],
+        lacking: Sequence[Absent] = (),
+    ) -> None:
+        """Add a batch's samples and the rows made of them; `lacking` are those whose states gave no row."""
         self._publisher.check()
         if self._shard is None:
             self._shard = Shard(
                 self._run, self._outputs, provenance=self._provenance, allow_nonfinite=self._allow_nonfinite
             )
             self._opened = time.monotonic()
-        self._shard.add("samples", sample_columns(samples, list(self._outputs)))
+        self._shard.add("samples", sample_columns(samples, list(self._outputs), lacking))
         if TOKENS in self._outputs:
             self._shard.add(TOKENS, token_columns(samples, self._words))
         for table, columns in tables:

@@ -1,6 +1,6 @@
 """The tables that hold no states: a shard's samples and tokens, and a run's rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,29 +8,33 @@ import polars as pl
 import pyarrow as pa
 
 from layercache.dataset import Dataset
+from layercache.extract.forward import Absent
 from layercache.extract.pooling import absent_reason
 from layercache.extract.tokenize import Sample
 from layercache.extract.words import Words
-from layercache.outputs import Hidden, parse_output
+from layercache.outputs import parse_output
 from layercache.recipe import Label
 from layercache.store.schema import RESERVED
 
 
-def sample_columns(samples: Sequence[Sample], outputs: Sequence[str]) -> dict[str, Any]:
-    """Return the columns of the table `samples`; `absent` names the outputs without a row, and why."""
-    features = {}
-    for name in outputs:
-        output = parse_output(name)
-        if output is not None:
-            features[name] = output.pooling if isinstance(output, Hidden) else output.position
+def sample_columns(samples: Sequence[Sample], outputs: Sequence[str], lacking: Iterable[Absent] = ()) -> dict[str, Any]:
+    """Return the columns of the table `samples`; `absent` names the outputs without a row, and why.
+
+    Args:
+        lacking: samples whose states gave no row, which their tokens do not tell.
+    """
+    parsed = {name: output for name in outputs if (output := parse_output(name)) is not None}
     absent = [
         [
             {"output": name, "reason": reason}
-            for name, feature in features.items()
-            if (reason := absent_reason(sample, feature)) is not None
+            for name, output in parsed.items()
+            if (reason := absent_reason(sample, output.feature)) is not None
         ]
         for sample in samples
     ]
+    place = {sample.id: n for n, sample in enumerate(samples)}
+    for one in lacking:
+        absent[place[one.sample_id]].append({"output": one.output, "reason": one.reason})
     return {
         "sample_id": [sample.id for sample in samples],
         "prompt": [sample.text for sample in samples],

@@ -14,8 +14,9 @@ from typing import Any
 
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
-from layercache.extract import checkpoint, estimate, fingerprint, model, select
+from layercache.extract import checkpoint, choices, estimate, fingerprint, model, select
 from layercache.extract.checkpoint import Checkpoint, first_line
+from layercache.extract.choices import Choices
 from layercache.extract.loop import Loop
 from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason
@@ -24,7 +25,7 @@ from layercache.extract.rows import row_frame
 from layercache.extract.select import Selection
 from layercache.extract.summary import Summary
 from layercache.extract.tokenize import Sample, Samples, tokenize
-from layercache.outputs import Hidden
+from layercache.outputs import Lens
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.store import layout, reader, writer
@@ -44,6 +45,7 @@ class _Job:
     tokenizer: Any
     samples: Samples
     selection: Selection
+    context: int | None
     run_spec: dict[str, Any]
     summary: Summary
 
@@ -107,7 +109,7 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     summary = Summary("", found.name, data.name, rows=len(samples.of_row), samples=len(samples.distinct), notes=notes)
     summary.absent = _absent(selection, samples)
     run_spec = _run_spec(found, plan, tokenizer, data, context if spec.truncate else None)
-    return _Job(spec, data, plan, tokenizer, samples, selection, run_spec, summary)
+    return _Job(spec, data, plan, tokenizer, samples, selection, context, run_spec, summary)
 
 
 def _run_spec(found: Checkpoint, plan: Plan, tokenizer: Any, data: Dataset, max_length: int | None) -> dict[str, Any]:
@@ -144,6 +146,7 @@ def _plan_only(job: _Job, store: Path) -> None:
     else:
         groups, new = [(job.outputs, list(job.samples.distinct.values()))], len(job.samples.distinct)
     _count(job, groups, new)
+    _choices(job, groups)
     job.summary.dry_run = True
     job.summary.estimate = _estimate(job, groups)
     job.summary.free_bytes = estimate.free_bytes(store)
@@ -168,14 +171,17 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     if not groups:
         return
     estimate.check_space(sum(_estimate(job, groups).values()), store)
+    scored = _choices(job, groups)
     before = {shard.name for shard in reader.open(store).shards(run)}
     loaded = model.load(job.plan)
     lengths = [len(sample) for sample in job.samples.distinct.values()]
-    loop = Loop(loaded, job.tokenizer, job.spec, max(lengths), progress)
+    loop = Loop(loaded, job.tokenizer, job.spec, max(lengths), progress, scored)
     with checkpoint.quiet():
         loop.run(run, job.selection, groups, job.data.name, limits)
     job.summary.batches, job.summary.padded_tokens = loop.batches, loop.padded_tokens
     job.summary.notes += loop.notes
+    for (output, reason), count in sorted(loop.lacking.items()):
+        job.summary.absent.setdefault(output, {})[reason] = count
     added = [shard for shard in reader.open(store).shards(run) if shard.name not in before]
     job.summary.bytes = sum(info.bytes for shard in added for info in shard.files.values())
 
@@ -195,17 +201,32 @@ def _count(job: _Job, groups: Groups, new: int) -> None:
     job.summary.tokens = sum(len(sample) for sample in lacking)
 
 
+def _choices(job: _Job, groups: Groups) -> Choices | None:
+    """Tokenise the answers for the samples that lack their scores, and count the passes they take."""
+    scored = {str(output) for output in job.selection if isinstance(output, Lens) and output.choices}
+    lacking = [sample for outputs, samples in groups if scored & outputs.keys() for sample in samples]
+    if not lacking:
+        return None
+    texts = job.spec.choices
+    found = Choices(texts, choices.tokenize(texts, lacking, job.tokenizer, chat=job.data.chat), job.context)
+    passes = found.passes(lacking)
+    job.summary.choice_passes = len(passes)
+    job.summary.choice_tokens = sum(len(sample) + len(answer) - 1 for sample, answer in passes)
+    full = sum(any(not found.fits(sample, answer) for answer in found.answers[sample.id]) for sample in lacking)
+    if full:
+        job.summary.notes.append(f"{full:,} prompts leave no room for a whole choice, whose logprob is NULL there")
+    return found
+
+
 def _estimate(job: _Job, groups: Groups) -> dict[str, int]:
-    return estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision)
+    return estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision, len(job.spec.choices))
 
 
 def _absent(selection: Selection, samples: Samples) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for output in selection:
-        feature = output.pooling if isinstance(output, Hidden) else output.position
-        reasons = Counter(
-            reason for sample in samples.distinct.values() if (reason := absent_reason(sample, feature)) is not None
-        )
+        found = (absent_reason(sample, output.feature) for sample in samples.distinct.values())
+        reasons = Counter(reason for reason in found if reason is not None)
         if reasons:
             counts[str(output)] = dict(sorted(reasons.items()))
     return counts

@@ -16,13 +16,14 @@ Selection = dict[Output, list[int]]
 def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
     """List the layers of every output asked for.
 
-    States exist at 0…L and, where there is a final norm, L+1; sublayers' at 1…L; the lens at 0…L.
+    States and their statistics exist at 0…L and, where there is a final norm, L+1; sublayers' at 1…L; the lens at 0…L.
 
     Returns:
         The selection and notes on outputs that have none of the layers asked for.
 
     Raises:
-        ModelError: a layer that the model does not have, a site its blocks do not have, or a lens without a head.
+        ModelError: a layer that the model does not have, a site its blocks do not have, a lens without a head, or
+            choices for a model that does not continue text.
     """
     structure = plan.structure
     last = structure.n_layers
@@ -33,6 +34,10 @@ def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
         raise ModelError(f"model {plan.checkpoint.name} has no layer {unknown[0]}: its layers are 0 to {top}")
     if spec.lens and not plan.with_head:
         raise ModelError(no_head(plan.checkpoint.name))
+    if spec.choices and plan.checkpoint.masked:
+        raise ModelError(
+            f"model {plan.checkpoint.name} fills in masked tokens and does not continue a prompt: leave out --choice"
+        )
     for site in spec.sites:
         if site != "resid":
             sublayer(structure.blocks[0], site)
@@ -50,7 +55,7 @@ def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
 def _there(output: Output, last: int, top: int) -> range:
     if isinstance(output, Lens):
         return range(last + 1)
-    return range(top + 1) if output.site == "resid" else range(1, last + 1)
+    return range(1, last + 1) if isinstance(output, Hidden) and output.site != "resid" else range(top + 1)
 
 
 def named(selection: Selection) -> dict[str, list[int] | None]:
@@ -66,7 +71,7 @@ def check_spans(outputs: Iterable[Output], samples: Samples) -> None:
     """
     known = {name for sample in samples.distinct.values() for name in (*sample.spans, *sample.absent)}
     for output in outputs:
-        span = (output.pooling if isinstance(output, Hidden) else output.position).span
+        span = output.feature.span
         if span != WHOLE_PROMPT and span not in known:
             raise DataError(
                 f"{output}: the template has no field {span!r}; its spans are {', '.join(sorted(known)) or 'none'}"

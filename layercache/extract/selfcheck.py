@@ -17,7 +17,7 @@ import torch
 
 from layercache.errors import ModelError
 from layercache.extract.batching import Batch, collate
-from layercache.extract.forward import RESID, Collect, Forward, inputs
+from layercache.extract.forward import RESID, Collect, Forward, Rows, inputs
 from layercache.extract.model import Model
 from layercache.extract.tokenize import Sample, sample_id
 from layercache.extract.unembed import Unembedding, logits_of
@@ -61,7 +61,7 @@ class _Keep:
         ]
 
     def finish(self, batch: Batch) -> Collect:
-        return dict
+        return lambda: Rows({})
 
 
 def check(model: Model, samples: Sequence[Sample], pad_id: int, unembedding: Unembedding | None) -> CheckResult:

@@ -17,6 +17,7 @@ class Summary:
         new_samples: samples of which the run held nothing before.
         forward_passes: samples put through the model.
         batches, tokens, padded_tokens: of those passes; in a dry run `tokens` are those to run.
+        choice_passes, choice_tokens: further passes over a prompt and an answer of several tokens, and their tokens.
         bytes: what was added to the store, rows files left out.
         absent: output → samples that have no row of it, by reason.
         estimate: table → bytes it would take; only what is missing counts.
@@ -34,6 +35,8 @@ class Summary:
     batches: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    choice_passes: int = 0
+    choice_tokens: int = 0
     bytes: int = 0
     seconds: float = 0.0
     absent: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -60,13 +63,20 @@ class Summary:
         return [
             f"  {self.forward_passes:,} forward passes ({self.new_samples:,} new samples), {self.tokens:,} tokens"
             f" in {self.batches:,} batches ({padding:.0%} padding), {self.seconds:,.1f} s",
+            *self._choices(),
             f"  {size_text(self.bytes)} added to run {self.run}",
         ]
+
+    def _choices(self) -> list[str]:
+        if not self.choice_passes:
+            return []
+        return [f"  and {self.choice_passes:,} passes over prompt and choice, {self.choice_tokens:,} tokens"]
 
     def _planned(self) -> list[str]:
         sizes = ", ".join(f"{table} {size_text(size)}" for table, size in self.estimate.items() if size)
         total = sum(self.estimate.values())
         return [
             f"  would run {self.forward_passes:,} samples, {self.tokens:,} tokens",
+            *self._choices(),
             f"  would add about {size_text(total)} ({sizes or 'nothing'}); {size_text(self.free_bytes)} are free",
         ]

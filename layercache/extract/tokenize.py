@@ -80,7 +80,7 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool, context: 
     for start in range(0, len(prompts), _CHUNK):
         chunk = prompts[start : start + _CHUNK]
         rendered = render(chunk, tokenizer, first_row=start) if chat else [Rendered.plain(prompt) for prompt in chunk]
-        encoded = _encode(tokenizer, [one.text for one in rendered], chat=chat)
+        encoded = encode(tokenizer, [one.text for one in rendered], chat=chat)
         targets = _targets(tokenizer, rendered, chunk, encoded, chat=chat)
         for offset, (prompt, one, tokens, target) in enumerate(zip(chunk, rendered, encoded, targets, strict=True)):
             if context is not None and len(tokens.ids) > context:
@@ -120,7 +120,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
     """ids int [n], character offsets int [n, 2], and which tokens the tokenizer added, bool [n]."""
 
     ids: np.ndarray
@@ -129,7 +129,7 @@ class _Encoded:
     n_truncated: int = 0
 
 
-def _encode(tokenizer: Any, texts: list[str], *, chat: bool, max_length: int | None = None) -> list[_Encoded]:
+def encode(tokenizer: Any, texts: list[str], *, chat: bool, max_length: int | None = None) -> list[Encoded]:
     """Tokenise texts. A chat template brings its own special tokens, so none are added to it."""
     out = tokenizer(
         texts,
@@ -145,7 +145,7 @@ def _encode(tokenizer: Any, texts: list[str], *, chat: bool, max_length: int | N
     )
     found = []
     for ids, offsets, added in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], strict=True):
-        one = _Encoded(
+        one = Encoded(
             np.asarray(ids, dtype=np.int32),
             np.asarray(offsets, dtype=np.int64).reshape(-1, 2),
             np.asarray(added, dtype=bool),
@@ -154,20 +154,20 @@ def _encode(tokenizer: Any, texts: list[str], *, chat: bool, max_length: int | N
     return found
 
 
-def _without_double_bos(one: _Encoded, bos: int | None) -> _Encoded:
+def _without_double_bos(one: Encoded, bos: int | None) -> Encoded:
     """Drop the BOS that the tokenizer added where the text already begins with one."""
     if bos is None or len(one.ids) < 2 or not (one.ids[0] == one.ids[1] == bos) or not one.added[0]:
         return one
-    return _Encoded(one.ids[1:], one.offsets[1:], one.added[1:], one.n_truncated)
+    return Encoded(one.ids[1:], one.offsets[1:], one.added[1:], one.n_truncated)
 
 
-def _truncate(tokenizer: Any, text: str, full: _Encoded, context: int, *, chat: bool) -> _Encoded:
-    cut = _encode(tokenizer, [text], chat=chat, max_length=context)[0]
-    return _Encoded(cut.ids, cut.offsets, cut.added, len(full.ids) - len(cut.ids))
+def _truncate(tokenizer: Any, text: str, full: Encoded, context: int, *, chat: bool) -> Encoded:
+    cut = encode(tokenizer, [text], chat=chat, max_length=context)[0]
+    return Encoded(cut.ids, cut.offsets, cut.added, len(full.ids) - len(cut.ids))
 
 
 def _sample(
-    prompt: Prompt, one: Rendered, tokens: _Encoded, target: int | None, marked: frozenset[int]
+    prompt: Prompt, one: Rendered, tokens: Encoded, target: int | None, marked: frozenset[int]
 ) -> Sample | None:
     """Place the spans among the tokens; None when there is no token to run."""
     n = len(tokens.ids)
@@ -198,7 +198,7 @@ def _sample(
 
 
 def _targets(
-    tokenizer: Any, rendered: list[Rendered], prompts: Sequence[Prompt], encoded: list[_Encoded], *, chat: bool
+    tokenizer: Any, rendered: list[Rendered], prompts: Sequence[Prompt], encoded: list[Encoded], *, chat: bool
 ) -> list[int | None]:
     """Find the first token of every target, as it would follow its prompt.
 
@@ -216,7 +216,7 @@ def _targets(
         space = "" if chat or not text or text[-1].isspace() or target[0].isspace() else " "
         joined.append(text + space + target)
         alone.append(target.strip() or target)
-    together = _encode(tokenizer, joined, chat=chat)
+    together = encode(tokenizer, joined, chat=chat)
     single = tokenizer(alone, add_special_tokens=False, verbose=False)["input_ids"]
     found: list[int | None] = [None] * len(prompts)
     for i, both, target_ids in zip(wanted, together, single, strict=True):

@@ -61,7 +61,12 @@ def _of_data(store: Store, data: str, runs: list[Run], how_many: int, n_tokens: 
 def _lens(store: Store, run: Run) -> LensOutput:
     """Return the lens to show: that of the prompt's last position, the widest, where there is one."""
     stored = store.lens_outputs(run)
-    return max(stored, key=lambda lens: (lens.position_name == "last@prompt", len(lens.layers), lens.output))
+    return max(stored, key=_preference)
+
+
+def _preference(lens: LensOutput) -> tuple[bool, int, bool, str]:
+    """Order lenses; where one position is held with and without the scores of answers, without them."""
+    return lens.position_name == "last@prompt", len(lens.layers), ":choices-" not in lens.output, lens.output
 
 
 def _tokens(store: Store, run: Run, data: str, row: int, n_tokens: int) -> pl.DataFrame:

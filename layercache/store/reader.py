@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from layercache.errors import StoreError
+from layercache.outputs import one_row_a_token
 from layercache.store import manifest, rows, sequence
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, exclusions, holdings
 from layercache.store.layout import (
@@ -221,12 +222,13 @@ class Store:
         Args:
             run: a run, or its name.
             layer: 0 = embedding output, k = after block k.
-            pooling: `mean@prompt`, `last@question`; a bare `mean` is over the prompt.
+            pooling: `mean@prompt`, `last@question`, `token@prompt`; a bare `mean` is over the prompt.
             site: `resid`, `attn_out`, `mlp_out`.
             condition: how the forward pass was run.
 
         Returns:
             Sample ids, sorted, and float32 [n, d] values; a sample without a value (an empty span) is not in it.
+            Of a `token` pooling a row a token, with its position in `positions`.
 
         Raises:
             StoreError: nothing of the kind is stored, or a file is damaged.
@@ -244,7 +246,8 @@ class Store:
         excluded = self._excluded(run, condition, output, layer)
         files = [(shard.file("hidden"), excluded.get(shard.name, frozenset())) for shard in shards]
         sources = [Source(path, ids) for path, ids in files if path is not None]
-        return read_states(sources, {"site": site, "pooling": pooling, "layer": layer}, run.width)
+        where = {"site": site, "pooling": pooling, "layer": layer}
+        return read_states(sources, where, run.width, tokens=one_row_a_token(pooling))
 
     def samples(self, run: Run | str, condition: str = CLEAN) -> pl.DataFrame:
         """Return the samples, sorted by id: the columns of the table `samples`.

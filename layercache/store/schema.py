@@ -15,12 +15,16 @@ CAPTURE_SCHEMA = 1
 
 
 class Column(NamedTuple):
-    """A column: its name, Arrow type, whether NULL may stand in it, and what it holds (with units)."""
+    """A column: its name, Arrow type, whether NULL may stand in it, and what it holds (with units).
+
+    One that was `added` to its table later is nullable, and a file without it holds NULL.
+    """
 
     name: str
     type: pa.DataType
     nullable: bool
     doc: str
+    added: bool = False
 
 
 class Table(NamedTuple):
@@ -61,7 +65,12 @@ TABLES: dict[str, Table] = {
             Column("spans", _list(_SPAN), False, "named spans as token positions [start, end)"),
             Column("target_id", _I32, True, "token id the lens follows at the prompt's last position"),
             Column("donor_id", _STR, True, "sample that a patch was taken from"),
-            Column("absent", _list(_ABSENT), False, "outputs of this shard with no row for this sample, and why"),
+            Column(
+                "absent",
+                _list(_ABSENT),
+                False,
+                "outputs of this shard with no row for this sample, at some layers or all, and why",
+            ),
         ),
         ("sample_id",),
         ("sample_id",),
@@ -87,15 +96,21 @@ TABLES: dict[str, Table] = {
             Column("pooling", _STR, False, "how tokens became one vector, and over which span: mean@prompt"),
             Column("position", _I32, True, "token position, where the vector is that of one token"),
             Column("vector", VECTOR, False, "the state, d float32 with a rounded mantissa"),
+            Column("n_excluded", _I32, True, "mean-sinks: tokens of the span left out as attention sinks", added=True),
         ),
         ("sample_id", "site", "layer", "pooling", "position"),
         ("site", "pooling", "layer", "sample_id", "position"),
-        "one row a (sample, site, layer, pooling)",
+        "one row a (sample, site, layer, pooling), and with token poolings a position",
     ),
     "lens": Table(
         (
             Column("sample_id", _STR, False, "the sample"),
-            Column("output", _STR, False, "the output's name: lens:last@prompt:top10"),
+            Column(
+                "output",
+                _STR,
+                False,
+                "the output's name: lens:last@prompt:top10, with choices-<hash> where answers are scored",
+            ),
             Column("layer", _I32, False, "0…L; L is the model's own next-token distribution"),
             Column("position", _I32, False, "token position the lens reads"),
             Column("position_name", _STR, False, "last@prompt, last@question, …"),

@@ -92,10 +92,12 @@ def empty_table(columns: Sequence[Column], types: dict[str, str] | None = None) 
     return f"SELECT {', '.join(casts)} WHERE false"
 
 
-def from_files(files: Sequence[Path]) -> str:
+def from_files(files: Sequence[Path], *, differ: bool = False) -> str:
     """Return a table of exactly these Parquet files, with the column `FILE` beside theirs.
 
-    The folders of the paths mean nothing: a store may lie below one called `layer=3`.
+    The folders of the paths mean nothing: a store may lie below one called `layer=3`. Where the files' columns may
+    `differ` every file is opened, and a column that one lacks is NULL there.
     """
     paths = ", ".join(path_literal(path) for path in files)
-    return f"read_parquet([{paths}], filename = '{FILE}', hive_partitioning = false)"
+    united = ", union_by_name = true" if differ else ""
+    return f"read_parquet([{paths}], filename = '{FILE}', hive_partitioning = false{united})"

@@ -24,9 +24,11 @@ class Matrix:
     """States of one feature and layer: row i of `values` is the state of sample `sample_ids[i]`."""
 
     sample_ids: np.ndarray
-    """str [n], sorted, distinct."""
+    """str [n], sorted; distinct, except of states that are one row a token."""
     values: np.ndarray
     """float32 [n, d], C-contiguous."""
+    positions: np.ndarray | None = None
+    """int32 [n], the token position of every row, of states that are one row a token; else None."""
 
 
 class Source(NamedTuple):
@@ -37,11 +39,13 @@ class Source(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A row group that holds wanted rows: their sample ids, and which rows they are (None: all)."""
+    """A row group that holds wanted rows: their sample ids, token positions (0 where they do not count), and which
+    rows they are (None: all)."""
 
     path: Path
     group: int
     ids: np.ndarray
+    positions: np.ndarray
     keep: np.ndarray | None
 
 
@@ -50,20 +54,25 @@ def open_parquet(path: Path) -> Any:
     return pq.ParquetFile(path, page_checksum_verification=True)
 
 
-def read_states(sources: Sequence[Source], where: dict[str, Any], width: int) -> Matrix:
+def read_states(sources: Sequence[Source], where: dict[str, Any], width: int, *, tokens: bool = False) -> Matrix:
     """Read the states whose scalar columns equal `where`, in sorted order of their sample ids.
 
     Row groups whose statistics exclude `where` are not read. Memory: the result and a few row groups.
+
+    Args:
+        tokens: a sample has a row a token; rows are in order of sample, then position.
 
     Raises:
         StoreError: a file cannot be read, holds vectors of another width, or a sample twice.
     """
     workers = min(_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        parts = [part for found in pool.map(lambda source: _find(source, where), sources) for part in found]
+        parts = [part for found in pool.map(lambda source: _find(source, where, tokens), sources) for part in found]
         ids = np.concatenate([np.empty(0, dtype="U1"), *(part.ids for part in parts)])
-        order = np.argsort(ids, kind="stable")
-        twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+        positions = np.concatenate([np.empty(0, dtype=np.int32), *(part.positions for part in parts)])
+        order = np.lexsort((positions, ids)) if tokens else np.argsort(ids, kind="stable")
+        same = (ids[order][1:] == ids[order][:-1]) & (positions[order][1:] == positions[order][:-1])
+        twice = np.flatnonzero(same)
         if len(twice):
             raise StoreError(
                 f"sample {ids[order][twice[0]]} is stored twice in {parts[0].path}: run `layercache verify`"
@@ -75,32 +84,35 @@ def read_states(sources: Sequence[Source], where: dict[str, Any], width: int) ->
         jobs = [pool.submit(_fill, values, place[end - len(part.ids) : end], part) for part, end in zip(parts, ends)]
         for job in jobs:
             job.result()
-    return Matrix(ids[order], values)
+    return Matrix(ids[order], values, positions[order] if tokens else None)
 
 
-def _find(source: Source, where: dict[str, Any]) -> list[_Part]:
+def _find(source: Source, where: dict[str, Any], tokens: bool) -> list[_Part]:
     """Find the wanted rows of a file by its row groups' statistics, then by their scalar columns."""
     try:
         file = open_parquet(source.path)
         with file:
-            parts = [_rows(file, source, where, group) for group in range(file.num_row_groups)]
+            parts = [_rows(file, source, where, group, tokens) for group in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         raise unreadable(source.path, error) from error
     return [part for part in parts if part is not None and len(part.ids)]
 
 
-def _rows(file: Any, source: Source, where: dict[str, Any], group: int) -> _Part | None:
+def _rows(file: Any, source: Source, where: dict[str, Any], group: int, tokens: bool) -> _Part | None:
     unsure = _unsure(file.metadata.row_group(group), where)
     if unsure is None:
         return None
-    table = file.read_row_group(group, columns=["sample_id", *unsure])
+    table = file.read_row_group(group, columns=["sample_id", *unsure, *(["position"] if tokens else [])])
     ids = np.array(table["sample_id"].to_pylist(), dtype=str)
+    positions = table["position"].to_numpy().astype(np.int32) if tokens else np.zeros(len(ids), dtype=np.int32)
     keep = np.ones(len(ids), dtype=bool)
     for name in unsure:
         keep &= pc.equal(table[name], where[name]).to_numpy()
     if source.excluded:
         keep &= np.fromiter((name not in source.excluded for name in ids.tolist()), dtype=bool, count=len(ids))
-    return _Part(source.path, group, ids, None) if keep.all() else _Part(source.path, group, ids[keep], keep)
+    if keep.all():
+        return _Part(source.path, group, ids, positions, None)
+    return _Part(source.path, group, ids[keep], positions[keep], keep)
 
 
 def _unsure(group: Any, where: dict[str, Any]) -> list[str] | None:

@@ -132,9 +132,20 @@ def _table(table: str) -> Callable[[Store], str]:
             return empty_table((*_OPENING, *columns), types)
         names = ", ".join(_column(column.name, types) for column in columns)
         counts = _what_counts(table, _excluded(store, parts, table))
-        return f"SELECT run, condition, {names} FROM ({_held(files)}){counts}"
+        return f"SELECT run, condition, {names} FROM ({_held(files, columns)}){counts}"
 
     return build
+
+
+def _choices(store: Store) -> str:
+    """Return the view of the scores of answers: a line a sample, layer and answer."""
+    lens = TABLES["lens"].columns
+    keys = [column for column in lens if column.name in {"sample_id", "output", "layer", "position_name"}]
+    names = ", ".join(column.name for column in (*_OPENING, *keys))
+    return (
+        f"SELECT {names}, line.choice, line.first_logprob, line.logprob"
+        f" FROM (SELECT {names}, unnest(choices) AS line FROM ({_table('lens')(store)}))"
+    )
 
 
 def _column(name: str, types: dict[str, str]) -> str:
@@ -142,9 +153,15 @@ def _column(name: str, types: dict[str, str]) -> str:
     return f"CAST({quoted} AS {types[name]}) AS {quoted}" if name in types else quoted
 
 
-def _held(files: list[Path]) -> str:
-    """Return the SELECT of everything in the files of shards, with whose it is."""
-    return f"SELECT {RUN} AS run, {CONDITION} AS condition, {SHARD} AS shard, * FROM {from_files(files)}"
+def _held(files: list[Path], columns: tuple[Column, ...]) -> str:
+    """Return the SELECT of everything in the files of a table's shards, with whose it is."""
+    added = tuple(column for column in columns if column.added)
+    select = (
+        f"SELECT {RUN} AS run, {CONDITION} AS condition, {SHARD} AS shard, * FROM"
+        f" {from_files(files, differ=bool(added))}"
+    )
+    # Files from before a column was added may be all there are.
+    return f"{select} UNION ALL BY NAME {empty_table(added)}" if added else select
 
 
 def _vector_type(parts: Iterable[_Part]) -> str:
@@ -215,12 +232,13 @@ def _samples(store: Store) -> str:
         return empty_table((*_OPENING, *columns))
     names = [column.name for column in columns]
     if not any(store.overlaps(part.run, part.condition) for part in parts):
-        return f"SELECT run, condition, {', '.join(names)} FROM ({_held(files)})"
+        return f"SELECT run, condition, {', '.join(names)} FROM ({_held(files, columns)})"
     chosen = {name: f"first({name} ORDER BY shard) AS {name}" for name in names}
     chosen["sample_id"] = "sample_id"
     chosen["absent"] = "list_sort(list_distinct(flatten(list(absent)))) AS absent"
     return (
-        f"SELECT run, condition, {', '.join(chosen.values())} FROM ({_held(files)}) GROUP BY run, condition, sample_id"
+        f"SELECT run, condition, {', '.join(chosen.values())} FROM ({_held(files, columns)})"
+        " GROUP BY run, condition, sample_id"
     )
 
 
@@ -243,6 +261,7 @@ _BUILDERS: dict[str, Callable[[Store], str]] = {
     "samples": _samples,
     "layers": _layers,
     **{table: _table(table) for table in TABLES if table != SAMPLES},
+    "choices": _choices,
     "results": _of_results("results.parquet", RESULTS),
     "sample_scores": _of_results("sample_scores.parquet", SAMPLE_SCORES),
 }

@@ -73,6 +73,12 @@ class Reference:
             max_length=max_length,
         )
         ids = out["input_ids"]
+        states, logits = self.run_ids(ids)
+        special = np.isin(ids, self.tokenizer.all_special_ids)
+        return Passed(states, logits, ids, special, [tuple(pair) for pair in out["offset_mapping"]])
+
+    def run_ids(self, ids: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run tokens as they are: the states [layers, n, d] and the logits."""
         kept: list[torch.Tensor] = []
         handle = None
         if self.norm is not None:
@@ -87,14 +93,7 @@ class Reference:
             states.insert(len(states) - 1, kept[-1].reshape(len(ids), -1).float().numpy())
         width = states[0].shape[1]
         logits = found.logits[0].float().numpy() if hasattr(found, "logits") else None
-        special = np.isin(ids, self.tokenizer.all_special_ids)
-        return Passed(
-            np.stack([state for state in states if state.shape[1] == width]),
-            logits,
-            ids,
-            special,
-            [tuple(pair) for pair in out["offset_mapping"]],
-        )
+        return np.stack([state for state in states if state.shape[1] == width]), logits
 
 
 def close(stored: np.ndarray, expected: np.ndarray, *, bits: int = 10, noise: float = 2e-5) -> None:

@@ -12,7 +12,7 @@ from store_builder import LAST, LAYERS, LENS, MEAN, WIDTH, make_run, put_shard, 
 from layercache.store.layout import Run
 
 COUNT = 30
-COLUMNS = ["sample_id", "site", "layer", "pooling", "position", "vector"]
+COLUMNS = ["sample_id", "site", "layer", "pooling", "position", "vector", "n_excluded"]
 
 
 @pytest.fixture(scope="module")
