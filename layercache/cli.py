@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate"),
-    *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
+    *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
 
@@ -176,6 +176,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--batch-tokens", type=int, help="Padded tokens a batch may hold; found when not given.")
 @click.option("--precision", type=int, help="Mantissa bits kept: 7, 10 or 23.")
 @click.option("--allow-nonfinite", is_flag=True, default=None, help="Keep infinities and NaN.")
+@click.option("--save-head", is_flag=True, default=None, help="Keep norm and unembedding, for `layercache lens`.")
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with a hub model.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what it takes; write nothing.")
 @store_option
