@@ -6,6 +6,7 @@ there too (`extract/lens.py`). What differs is that the states read here were ro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +15,13 @@ import pyarrow.compute as pc
 
 from layercache import outputs
 from layercache.analyze.distributions import distributions
-from layercache.analyze.lens_table import SCHEMA, Places, rows
+from layercache.analyze.lens_table import SCHEMA, Places, rows, summarise
 from layercache.errors import AnalysisError
 from layercache.head import Head
 from layercache.store import head as heads
 from layercache.store.layout import Run
 from layercache.store.reader import Store
+from layercache.store.reader import open as open_store
 
 SINGLE = ("first", "last", "token")
 """Poolings that are the state of one token."""
@@ -49,6 +51,58 @@ _STATES = f"""
 SELECT {_KEY} AS key, vector FROM hidden
 WHERE {_WHERE} AND layer = $layer AND sample_id BETWEEN $low AND $high
 """
+
+
+def ask(
+    path: Path,
+    run_name: str,
+    *,
+    layers: str,
+    pooling: str,
+    tokens: Sequence[str] = (),
+    token_ids: Sequence[int] = (),
+    top_k: int,
+    samples: Sequence[str] = (),
+    data: str | None,
+    condition: str,
+    per_sample: bool,
+) -> pa.Table:
+    """Answer the command `lens`: one line a state where samples are asked for, means by layer otherwise.
+
+    Raises:
+        LayercacheError: as `Store.lens`.
+    """
+    store = open_store(path)
+    run = _run(store, run_name, data)
+    asked: set[str] | None = set(samples) or None
+    if data is not None:
+        of_data = set(store.rows(run, data)["sample_id"].drop_nulls().to_list())
+        asked = of_data if asked is None else of_data & asked
+    table = store.lens(
+        run,
+        _numbers(layers),
+        pooling,
+        top_k=top_k,
+        targets=[*tokens, *token_ids] or None,
+        sample_ids=None if asked is None else sorted(asked),
+        condition=condition,
+    )
+    return table if samples or per_sample else summarise(table, by_target=bool(tokens or token_ids))
+
+
+def _run(store: Store, name: str, data: str | None) -> Run:
+    """Find a run by name; the data set may tell runs of one model apart."""
+    named = [run for run in store.runs() if run.model == name and data in {info.name for info in store.data(run)}]
+    return named[0] if len(named) == 1 else store.run(name)
+
+
+def _numbers(layers: str) -> list[int] | Literal["all"]:
+    if layers.strip() == "all":
+        return "all"
+    try:
+        return [int(part) for part in layers.split(",")]
+    except ValueError as error:
+        raise AnalysisError(f"layers {layers!r}: give numbers separated by commas, or all") from error
 
 
 @dataclass(frozen=True)
@@ -147,9 +201,12 @@ def _places(asked: _Asked, follow: list[int] | None, sample_ids: Sequence[str] |
     """List the states read, and the tokens followed: those given, or what came next in the prompt."""
     table = asked.query(_PLACES, sample_ids, layers=asked.layers)
     ids = table["sample_id"].to_numpy().astype(str)
-    unknown = sorted(set(sample_ids or ()) - set(ids.tolist()))
-    if unknown:
-        raise AnalysisError(f"run {asked.run.id} holds no state {asked.feature} of sample {unknown[0]!r}")
+    without = set(sample_ids or ()) - set(ids.tolist())
+    if without:
+        # A sample whose span is empty has no state, as everywhere; one that nobody knows is a mistake.
+        unknown = sorted(without - set(asked.store.samples(asked.run, asked.condition)["sample_id"]))
+        if unknown:
+            raise AnalysisError(f"run {asked.run.id} has no sample {unknown[0]!r}: see SELECT sample_id FROM samples")
     if follow is None:
         targets = table["target_id"].fill_null(-1).to_numpy().astype(np.int64)[:, None]
         targets = np.where(targets < asked.head.vocabulary, targets, -1)

@@ -116,7 +116,7 @@ def _norm(module: nn.Module, width: int, name: str) -> Norm:
     x = np.random.default_rng(1).standard_normal((_VECTORS, width))
 
     def run(states: np.ndarray) -> np.ndarray:
-        return np.asarray(own(torch.from_numpy(states)).double().numpy())
+        return np.asarray(own(torch.from_numpy(states)).detach().double().numpy())
 
     kinds: tuple[Literal["rms", "layer"], ...] = ("rms", "layer")
     for kind in kinds:
