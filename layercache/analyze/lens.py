@@ -212,7 +212,7 @@ def _places(asked: _Asked, follow: list[int] | None, sample_ids: Sequence[str] |
         targets = np.where(targets < asked.head.vocabulary, targets, -1)
     else:
         targets = np.tile(np.array(follow, dtype=np.int64), (len(ids), 1))
-    position = table["position"].to_numpy().astype(np.int32)
+    position = table["position"].fill_null(-1).to_numpy().astype(np.int32)
     return Places(table["key"].to_numpy().astype(str), ids, position, targets)
 
 

@@ -10,8 +10,8 @@ from layercache.analyze.distributions import Distributions, follow, js, kl, top
 from layercache.head import Head
 from layercache.store.schema import TABLES
 
-_ABSENT = {"kl_to_final", "js_to_final", "agrees_with_final"}
-"""Columns that are NULL where the final layer is not stored."""
+_ABSENT = {"position", "kl_to_final", "js_to_final", "agrees_with_final"}
+"""Columns that are NULL where a state's position, or the final layer, is not stored."""
 
 
 def _schema() -> pa.Schema:
@@ -34,6 +34,7 @@ class Places(NamedTuple):
     keys: np.ndarray
     sample_id: np.ndarray
     position: np.ndarray
+    """int32; -1 where the store does not say."""
     targets: np.ndarray
     """int64 [places, targets]."""
 
@@ -64,7 +65,7 @@ def rows(
     columns = {
         **{name: pa.repeat(value, len(known)) for name, value in fixed.items()},
         "sample_id": pa.array(places.sample_id),
-        "position": pa.array(places.position),
+        "position": pa.array(places.position, mask=places.position < 0),
         "entropy": pa.array(here.entropy),
         "logsumexp": pa.array(here.logsumexp),
         "top_ids": top_ids,
