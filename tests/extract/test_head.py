@@ -79,8 +79,10 @@ def load(folder: Path, dtype: str = "float32") -> tuple[model.Model, Any]:
     return model.load(model.plan(found, device="cpu", dtype=dtype, attn="auto")), model.load_tokenizer(found)
 
 
-@pytest.mark.parametrize(("kind", "changes"), KINDS)
-@pytest.mark.parametrize(("dtype", "bits"), [("float32", 23), ("bfloat16", 10)])
+@pytest.mark.parametrize(
+    ("kind", "changes", "dtype", "bits"),
+    [(*kind, "float32", 23) for kind in KINDS] + [(*kind, "bfloat16", 10) for kind in KINDS[:7]],
+)
 def test_states_stored_exactly_give_extractions_numbers(
     kind: str, changes: dict[str, Any], dtype: str, bits: int, models_of: Callable[..., Path], tmp_path: Path
 ) -> None:
