@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer prompts and rounds")
     parser.add_argument("--json", action="store_true", help="close with one JSON object")
     options = parser.parse_args()
-    n, rounds = (150, 3) if options.quick else (1200, 7)
+    n, rounds = (150, 3) if options.quick else (600, 5)
     data = dataset.load(DataSpec(source="demo:movies", target="certificate", limit=n))
     print(f"{n:,} prompts; torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n")
     with tempfile.TemporaryDirectory() as folder:
