@@ -134,10 +134,10 @@ class Head:
         Raises:
             AnalysisError: there is no such id, or the text is no single token, or several.
         """
-        if isinstance(wanted, int):
+        if not isinstance(wanted, str):
             if not 0 <= wanted < self.vocabulary:
                 raise AnalysisError(f"there is no token {wanted}: ids are 0 to {self.vocabulary - 1}")
-            return wanted
+            return int(wanted)
         found = _places(self.texts, wanted)
         if len(found) != 1:
             found = _places(self.pieces, wanted) or found

@@ -15,6 +15,7 @@ from torch import nn
 
 from layercache.errors import ModelError
 from layercache.extract.model import Model, Plan
+from layercache.extract.structure import Structure
 from layercache.extract.unembed import Unembedding
 from layercache.extract.words import Words
 from layercache.head import Head, Linear, Norm
@@ -39,11 +40,15 @@ def check_plan(plan: Plan) -> None:
     Raises:
         ModelError: there is none, or it is more than a norm, a projection and one linear layer.
     """
-    name, structure = plan.checkpoint.name, plan.structure
     if not plan.with_head:
-        raise ModelError(f"model {name} has no language-model head to save: leave out --save-head")
+        raise ModelError(f"model {plan.checkpoint.name} has no language-model head to save: leave out --save-head")
+    _unembedding(plan.structure, plan.checkpoint.name)
+
+
+def _unembedding(structure: Structure, name: str) -> nn.Linear:
     if structure.head is None or not isinstance(structure.projection, nn.Linear | None):
         raise _refused(name, "its head is more than a final norm and one linear layer")
+    return structure.head
 
 
 def estimated_bytes(plan: Plan, tokenizer: Any) -> int:
@@ -66,10 +71,10 @@ def build(model: Model, tokenizer: Any) -> Head:
     """
     check_plan(model.plan)
     name, structure = model.plan.checkpoint.name, model.structure
-    assert structure.head is not None
     norm = None if structure.final_norm is None else _norm(structure.final_norm, structure.width, name)
     projection = structure.projection
-    unembedding = _linear(structure.head, name)
+    # Of the loaded model: an adapter may have wrapped what the skeleton showed bare.
+    unembedding = _linear(_unembedding(structure, name), name)
     ids = np.arange(len(unembedding.weight))
     head = Head(
         norm=norm,

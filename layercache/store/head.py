@@ -93,7 +93,7 @@ def problems(run: Run, *, deep: bool) -> Iterator[Problem]:
             if not _NAME.fullmatch(path.name):
                 yield Problem(path, "is not the name of a head: delete it")
             elif deep and not path.stem.endswith(file_sha256(path)[:16]):
-                yield Problem(path, "its sha256 is not the one in its name")
+                yield Problem(path, "its sha256 is not the one in its name: delete it and save the head again")
             else:
                 _read(path, run)
         except (StoreError, OSError) as error:

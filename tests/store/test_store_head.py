@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from store_builder import LAST, LAYERS, MEAN, WIDTH, make_run, put_shard, sample_id, state
+from store_builder import LAST, LAYERS, MEAN, WIDTH, add_samples, add_tokens, make_run, put_shard, sample_id, state
 
 from layercache import listing
 from layercache.errors import AnalysisError, StoreError
@@ -18,6 +18,7 @@ from layercache.store import head as heads
 from layercache.store import reader, tensors
 from layercache.store.layout import Run
 from layercache.store.verify import verify
+from layercache.store.writer import Shard
 
 V = 11
 TEXTS = ["", "<s>", " Paris", "Paris", " paris", "Lon", " Lond", "7", "é", "Par", "Paris"]
@@ -239,3 +240,40 @@ def test_samples_asked_for_are_the_rows(run: Run) -> None:
     assert table["target_token"].to_pylist() == ["é", " Paris"] * 4
     assert table["layer"].to_pylist() == [1] * 4 + [3] * 4
     assert len(store.lens(run, sample_ids=[])) == 0
+
+
+def test_every_token_has_a_lens_and_follows_the_next(run: Run) -> None:
+    """States of the tokens 1 to 3 of two samples, in one layer; the last one's target is the sample's."""
+    ids, places = [sample_id(n) for n in (8, 9)], [1, 2, 3]
+    shard = Shard(run, {"hidden:resid:token@prompt": [2], "tokens": None}, provenance={})
+    add_samples(shard, ids)
+    add_tokens(shard, ids)
+    vectors = np.random.default_rng(5).standard_normal((6, WIDTH), dtype=np.float32)
+    columns = {"sample_id": np.repeat(ids, 3).tolist(), "position": places * 2, "layer": [2] * 6}
+    shard.add("hidden", {**columns, "site": ["resid"] * 6, "pooling": ["token@prompt"] * 6, "vector": vectors})
+    shard.publish()
+    head = make_head()
+    heads.write(run, head)
+    table = reader.open(run.store).lens(run, pooling="token", top_k=1)
+    assert table["sample_id"].to_pylist() == columns["sample_id"]
+    assert table["position"].to_pylist() == columns["position"]
+    expected = logits(head, vectors).astype(np.float32)
+    assert [ids[0] for ids in table["top_ids"].to_pylist()] == expected.argmax(1).tolist()
+    # Token ids of the test's store are 10 + position; 11 and more are outside this small vocabulary.
+    assert table["target_id"].to_pylist() == [None] * 6
+    assert table["kl_to_final"].null_count == 6
+
+
+def test_tokens_that_follow_are_the_targets(run: Run) -> None:
+    shard = Shard(run, {"hidden:resid:first@prompt": [3], "tokens": None}, provenance={})
+    add_samples(shard, [sample_id(8)])
+    add_tokens(shard, [sample_id(8)])
+    columns = {"sample_id": [sample_id(8)], "position": [0], "layer": [3], "site": ["resid"]}
+    shard.add("hidden", {**columns, "pooling": ["first@prompt"], "vector": np.ones((1, WIDTH), np.float32)})
+    shard.publish()
+    more = np.random.default_rng(1).standard_normal((14, WIDTH), dtype=np.float32)
+    heads.write(run, make_head(unembedding=Linear(more, None), texts=pa.array(["t"] * 14), pieces=pa.array(["t"] * 14)))
+    table = reader.open(run.store).lens(run, pooling="first")
+    assert table["target_id"].to_pylist() == [11]
+    assert table["kl_to_final"].to_pylist() == [pytest.approx(0, abs=1e-6)]
+    assert table["agrees_with_final"].to_pylist() == [True]
