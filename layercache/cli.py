@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "sink_cutoff"),
     *("dtype", "device", "attn", "truncate"),
-    *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
+    *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
 
@@ -185,6 +185,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--batch-tokens", type=int, help="Padded tokens a batch may hold; found when not given.")
 @click.option("--precision", type=int, help="Mantissa bits kept: 7, 10 or 23.")
 @click.option("--allow-nonfinite", is_flag=True, default=None, help="Keep infinities and NaN.")
+@click.option("--save-head", is_flag=True, default=None, help="Keep norm and unembedding, for `layercache lens`.")
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with a hub model.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what it takes; write nothing.")
 @store_option
@@ -283,6 +284,37 @@ def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settin
         return
     for one in analysed:
         table.write(one.results, fmt, sys.stdout.buffer)
+
+
+@cli.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--layers", default="all", show_default=True, help="Layer numbers separated by commas, or all.")
+@click.option("--pooling", default="last", show_default=True, help="State of one token: last, first@question, token.")
+@click.option("--token", "tokens", multiple=True, metavar="TEXT", help="Follow this token (' Paris'); may be repeated.")
+@click.option("--token-id", "token_ids", multiple=True, type=int, help="Follow the token of this id.")
+@click.option("--top-k", type=int, default=10, show_default=True, help="Tokens kept of every distribution.")
+@click.option("--sample", "samples", multiple=True, metavar="ID", help="Only this sample, a line a layer.")
+@click.option("--data", help="Only the samples of this data set.")
+@click.option("--condition", default="clean", show_default=True, help="How the forward pass was run.")
+@click.option("--per-sample", is_flag=True, help="A line a sample and layer instead of means by layer.")
+@click.option(
+    "--format", "fmt", default="table", type=click.Choice(["table", "csv", "json", "jsonl", "parquet", "markdown"])
+)
+@store_option
+def lens(run_name: str, fmt: str, store: Path, **settings: Any) -> None:
+    """Ask what stored states predict, without the model: the logit lens of a run that has its head.
+
+    RUN was extracted with --save-head. Means by layer are over samples; entropies and log-probabilities in nats.
+
+    \b
+    layercache lens demo --token " PG" --token " 15" --layers 0,2,4,6
+    layercache lens demo --sample 3f… --top-k 3
+    """
+    from layercache import table
+    from layercache.analyze import lens as lenses
+
+    answer = lenses.ask(store, run_name, **settings)
+    table.write(answer, fmt, sys.stdout.buffer, width=_width())
 
 
 @cli.command()

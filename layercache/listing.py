@@ -5,15 +5,20 @@ from typing import Any
 import pyarrow as pa
 
 from layercache.outputs import TOKENS
+from layercache.store import head
 from layercache.store.layout import Run, ShardInfo
 from layercache.store.reader import Store
 
 
 def runs(store: Store) -> pa.Table:
-    """Return one row a run: id, model, data sets, samples, layers, conditions, outputs, shards, bytes."""
-    columns = ("run", "model", "data", "samples", "layers", "conditions", "outputs", "shards", "bytes")
+    """Return one row a run: id, model, data sets, samples, layers, conditions, outputs, shards, bytes, head.
+
+    `bytes` are those of the shards, `head` those of the head that is kept beside the run, NULL where none is.
+    """
+    columns = ("run", "model", "data", "samples", "layers", "conditions", "outputs", "shards", "bytes", "head")
     rows = [dict(zip(columns, _summary(store, run))) for run in store.runs()]
-    return pa.table({name: [row[name] for row in rows] for name in columns})
+    table = pa.table({name: [row[name] for row in rows] for name in columns})
+    return table.set_column(len(columns) - 1, "head", table["head"].cast(pa.int64()))
 
 
 def _summary(store: Store, run: Run) -> tuple[Any, ...]:
@@ -30,6 +35,7 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
         len(outputs),
         len(shards),
         _bytes(shards),
+        None if (kept := head.find(run)) is None else kept.stat().st_size,
     )
 
 
@@ -50,6 +56,7 @@ def describe(store: Store, name: str) -> dict[str, Any]:
         "model": run.model,
         "width": run.width,
         "layers": {str(one.layer): one.name for one in run.layers},
+        "head": head.describe(run),
         "settings": run.spec,
         "data": {info.name: _data(store, run, info) for info in store.data(run)},
     }

@@ -142,6 +142,8 @@ class ExtractSpec(Spec):
     """Keep infinities and NaN instead of refusing the shard."""
     self_check: bool = True
     """Check the model's hooks and padding before the run."""
+    save_head: bool = False
+    """Keep the final norm and unembedding beside the run, for new lens questions without the model."""
     trust_remote_code: bool = False
     """Run code that comes with a hub model."""
     seed: int = 0

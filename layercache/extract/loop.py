@@ -32,7 +32,7 @@ from layercache.recipe import ExtractSpec
 from layercache.store.holdings import Outputs
 from layercache.store.layout import Run
 
-_CHECKED = 8
+CHECKED = 8
 """Samples of every group that the self-check takes its two pieces from."""
 
 
@@ -69,7 +69,7 @@ class Loop:
         self.words = Words(tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.left = tokenizer.padding_side == "left"
-        self.unembedding = Unembedding(model) if spec.lens else None
+        self.unembedding = Unembedding(model) if spec.lens or spec.save_head else None
         tokens = spec.batch_tokens
         self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
         if not tokens:
@@ -98,7 +98,7 @@ class Loop:
             ModelError: the model fails its self-check, or memory runs out on a single prompt.
             StoreError: a shard cannot be published.
         """
-        checked = self._check([sample for _, samples in groups for sample in samples[:_CHECKED]])
+        checked = self.check([sample for _, samples in groups for sample in samples[:CHECKED]])
         provenance = self._provenance(checked)
         total = sum(len(samples) for _, samples in groups)
         with self.progress.task(f"extract {name}", total) as task, Publisher() as publisher:
@@ -116,7 +116,8 @@ class Loop:
                 self._run_group(self._forward(selection, outputs), scorer, samples, shards, task)
                 shards.close()
 
-    def _check(self, samples: list[Sample]) -> dict[str, float | None] | None:
+    def check(self, samples: list[Sample]) -> dict[str, float | None] | None:
+        """Check the model, unless that is not wanted; return what was found, for a shard's provenance."""
         if not self.spec.self_check:
             return None
         return selfcheck.check(self.model, samples, self.pad_id, self.unembedding).as_json()

@@ -8,16 +8,19 @@ nothing missing, and then the model's weights are not even loaded.
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
-from layercache.extract import checkpoint, choices, estimate, fingerprint, model, select
+from layercache.extract import checkpoint, choices, estimate, fingerprint, head, model, select
 from layercache.extract.checkpoint import Checkpoint, first_line
 from layercache.extract.choices import Choices
-from layercache.extract.loop import Loop
+from layercache.extract.loop import CHECKED, Loop
 from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
@@ -28,6 +31,7 @@ from layercache.extract.tokenize import Sample, Samples, tokenize
 from layercache.outputs import Lens
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
+from layercache.store import head as heads
 from layercache.store import layout, reader, writer
 from layercache.store.holdings import Holdings, Outputs
 from layercache.store.schema import CAPTURE_SCHEMA
@@ -96,6 +100,8 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
         found, device=spec.device, dtype=model_spec.dtype or spec.dtype, attn=model_spec.attn or spec.attn
     )
     selection, notes = select.select(spec, plan)
+    if spec.save_head:
+        head.check_plan(plan)
     tokenizer = model.load_tokenizer(found)
     context = model.context_length(plan, tokenizer)
     samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
@@ -148,7 +154,7 @@ def _plan_only(job: _Job, store: Path) -> None:
     _count(job, groups, new)
     _choices(job, groups)
     job.summary.dry_run = True
-    job.summary.estimate = _estimate(job, groups)
+    job.summary.estimate = _estimate(job, groups, with_head=_lacks_head(job, run))
     job.summary.free_bytes = estimate.free_bytes(store)
 
 
@@ -168,22 +174,47 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     writer.put_rows(run, frame, data=job.data.name, source=job.data.source, **columns)
     groups, new = _missing(job, reader.open(store).held(run))
     _count(job, groups, new)
-    if not groups:
+    with_head = _lacks_head(job, run)
+    if not groups and not with_head:
         return
-    estimate.check_space(sum(_estimate(job, groups).values()), store)
+    estimate.check_space(sum(_estimate(job, groups, with_head=with_head).values()), store)
     scored = _choices(job, groups)
     before = {shard.name for shard in reader.open(store).shards(run)}
     loaded = model.load(job.plan)
-    lengths = [len(sample) for sample in job.samples.distinct.values()]
-    loop = Loop(loaded, job.tokenizer, job.spec, max(lengths), progress, scored)
+    # Before the samples are run: a head that cannot be saved is no news for the end of a long run.
+    built = head.build(loaded, job.tokenizer) if with_head else None
+    distinct = list(job.samples.distinct.values())
+    loop = Loop(loaded, job.tokenizer, job.spec, max(map(len, distinct), default=1), progress, scored)
     with checkpoint.quiet():
-        loop.run(run, job.selection, groups, job.data.name, limits)
+        if groups:
+            loop.run(run, job.selection, groups, job.data.name, limits)
+        elif distinct:
+            loop.check(distinct[:CHECKED])
     job.summary.batches, job.summary.padded_tokens = loop.batches, loop.padded_tokens
     job.summary.notes += loop.notes
     for (output, reason), count in sorted(loop.lacking.items()):
         job.summary.absent.setdefault(output, {})[reason] = count
     added = [shard for shard in reader.open(store).shards(run) if shard.name not in before]
     job.summary.bytes = sum(info.bytes for shard in added for info in shard.files.values())
+    if built is not None:
+        for states in _stored_states(store, run):
+            head.check(built, loaded, states)
+        job.summary.head_bytes = heads.write(run, built).stat().st_size
+
+
+def _lacks_head(job: _Job, run: layout.Run | None) -> bool:
+    return job.spec.save_head and (run is None or heads.find(run) is None)
+
+
+def _stored_states(store: Path, run: layout.Run) -> Iterator[np.ndarray]:
+    """Yield a few of the states that the head will be applied to: float32 [n, d] of a low, a middle and a high layer."""
+    query = "SELECT vector FROM hidden WHERE run = $run AND site = 'resid' AND layer = $layer LIMIT 16"
+    for layer in sorted({0, run.final_layer // 2, run.final_layer}):
+        rows = reader.open(store).sql(query, {"run": run.id, "layer": layer})["vector"].to_pylist()
+        states = np.array(rows, dtype=np.float32).reshape(-1, run.width)
+        finite = np.isfinite(states).all(axis=1)
+        if finite.any():
+            yield states[finite]
 
 
 def _missing(job: _Job, held: Holdings) -> tuple[Groups, int]:
@@ -218,8 +249,9 @@ def _choices(job: _Job, groups: Groups) -> Choices | None:
     return found
 
 
-def _estimate(job: _Job, groups: Groups) -> dict[str, int]:
-    return estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision, len(job.spec.choices))
+def _estimate(job: _Job, groups: Groups, *, with_head: bool) -> dict[str, int]:
+    tables = estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision, len(job.spec.choices))
+    return tables | ({"head": head.estimated_bytes(job.plan, job.tokenizer)} if with_head else {})
 
 
 def _absent(selection: Selection, samples: Samples) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ class Summary:
         batches, tokens, padded_tokens: of those passes; in a dry run `tokens` are those to run.
         choice_passes, choice_tokens: further passes over a prompt and an answer of several tokens, and their tokens.
         bytes: what was added to the store, rows files left out.
+        head_bytes: of the head, where this extraction saved it.
         absent: output → samples that have no row of it, by reason.
         estimate: table → bytes it would take; only what is missing counts.
         free_bytes: space left where the store is.
@@ -38,6 +39,7 @@ class Summary:
     choice_passes: int = 0
     choice_tokens: int = 0
     bytes: int = 0
+    head_bytes: int = 0
     seconds: float = 0.0
     absent: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -57,14 +59,16 @@ class Summary:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def _done(self) -> list[str]:
+        head = [f"  head of {size_text(self.head_bytes)} saved beside run {self.run}"] if self.head_bytes else []
         if not self.forward_passes:
-            return [f"  nothing to do: 0 forward passes, run {self.run}"]
+            return head or [f"  nothing to do: 0 forward passes, run {self.run}"]
         padding = self.padded_tokens / max(self.tokens, 1) - 1
         return [
             f"  {self.forward_passes:,} forward passes ({self.new_samples:,} new samples), {self.tokens:,} tokens"
             f" in {self.batches:,} batches ({padding:.0%} padding), {self.seconds:,.1f} s",
             *self._choices(),
             f"  {size_text(self.bytes)} added to run {self.run}",
+            *head,
         ]
 
     def _choices(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Where things are in a store, what they are called, and the records that describe them.
 
-<store>/run=<id>/run.json
+<store>/run=<id>/run.json, head-<sha16>.safetensors
 <store>/run=<id>/rows/<data>-<seq>-<sha16>.parquet
 <store>/run=<id>/condition=<name>/shard=<name>/manifest.json, samples.parquet, …
 <store>/recipes/<name>-<seq>-<sha16>.json
@@ -208,11 +208,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read ({first_line(error)}): run `layercache verify`") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise StoreError(f"{path} is not a file of a layercache store: run `layercache verify`")
+    check_format(path, value)
+    return value
+
+
+def check_format(path: Path, value: dict[str, Any]) -> None:
+    """Refuse what a file in a newer format says.
+
+    Raises:
+        StoreError: names the version that reads it.
+    """
     if value["format"] > FORMAT:
         reader = value.get("reader")
         which = f"layercache {reader} or newer" if isinstance(reader, str) else "a newer layercache"
         raise StoreError(f"{path} is in store format {value['format']}, this version reads {FORMAT}: install {which}")
-    return value
 
 
 def read_run(path: Path) -> Run:

@@ -120,6 +120,11 @@ def publish_file(store: Path, final: Path, data: bytes) -> None:
     """Write a file whole; its name has to say its content, so that replacing it changes nothing."""
     with staging(store) as folder:
         write_file(folder / final.name, data)
-        make_folder(final.parent)
-        (folder / final.name).replace(final)
-        sync(final.parent)
+        place_file(folder / final.name, final)
+
+
+def place_file(staged: Path, final: Path) -> None:
+    """Rename a staged file, which is on the disk already, into its place; its name has to say its content."""
+    make_folder(final.parent)
+    staged.replace(final)
+    sync(final.parent)

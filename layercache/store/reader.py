@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -248,6 +248,51 @@ class Store:
         sources = [Source(path, ids) for path, ids in files if path is not None]
         where = {"site": site, "pooling": pooling, "layer": layer}
         return read_states(sources, where, run.width, tokens=one_row_a_token(pooling))
+
+    def lens(
+        self,
+        run: Run | str,
+        layers: int | Sequence[int] | Literal["all"] = "all",
+        pooling: str = "last@prompt",
+        *,
+        top_k: int = 10,
+        targets: Sequence[int | str] | None = None,
+        sample_ids: Sequence[str] | None = None,
+        condition: str = CLEAN,
+    ) -> pa.Table:
+        """Read the logit lens of stored states, with the head kept beside the run; needs no model and no torch.
+
+        Args:
+            run: a run that was extracted with `--save-head`, or its name.
+            layers: one, several, or all that are stored up to L. L + 1 is not normed again.
+            pooling: the state of one token: `last@prompt`, `first@question`, `token`; no mean has a lens.
+            top_k: tokens kept of every distribution.
+            targets: tokens to follow, by id, text (` Paris`) or the tokenizer's writing (`ĠParis`); when not
+                given, the prompt's own next token, or the declared target at its end, as in extraction.
+            sample_ids: the samples; all when not given.
+            condition: how the forward pass was run.
+
+        Returns:
+            A line a layer, sample, position and target: `run`, `condition`, the columns of the table `lens` but
+            `choices`, and `target_token`. The columns that compare with the final distribution are NULL where
+            neither layer L nor L + 1 is stored of that pooling.
+
+        Raises:
+            StoreError: the run is not known or has no head, or the store is damaged.
+            AnalysisError: a pooling that has no lens, a layer or sample that is not stored, an unknown token.
+        """
+        from layercache.analyze.lens import lens
+
+        return lens(
+            self,
+            self._run(run),
+            layers,
+            pooling,
+            top_k=top_k,
+            targets=targets,
+            sample_ids=sample_ids,
+            condition=condition,
+        )
 
     def samples(self, run: Run | str, condition: str = CLEAN) -> pl.DataFrame:
         """Return the samples, sorted by id: the columns of the table `samples`.

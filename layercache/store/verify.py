@@ -1,10 +1,10 @@
-"""Checks a whole store: every run, shard, rows file, recipe and result. Finds problems; mends nothing."""
+"""Checks a whole store: every run, head, shard, rows file, recipe and result. Finds problems; mends nothing."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import results, rows, sequence
+from layercache.store import head, results, rows, sequence
 from layercache.store.layout import (
     CONDITION,
     MANIFEST,
@@ -44,6 +44,7 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
             problems.append(Problem(path, first_line(error)))
             continue
         problems += _shards(run, deep)
+        problems += head.problems(run, deep=deep)
         problems += _sequenced(path / ROWS, "parquet", rows.read_info)
     problems += _sequenced(store / RECIPES, "json", read_json)
     return problems + [Problem(path, what) for path, what in results.problems(store, deep=deep)]
