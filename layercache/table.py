@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from html import escape
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -172,6 +173,20 @@ def _markdown_cell(text: str) -> str:
     # Brackets are a link only where "](" is.
     escaped = re.sub(r"([\\`*|]|(?<=\])\()", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
     return "<br>".join(harmless(line) for line in escaped.splitlines())
+
+
+def html(table: pa.Table) -> str:
+    """Return a table as HTML for a notebook; nothing in a cell is markup or acts."""
+    head = "".join(f"<th>{html_text(name)}</th>" for name in table.column_names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html_text(_readable(value))}</td>' for value in row)}</tr>" for row in _rows(table)
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_text(text: str) -> str:
+    """Return text escaped for HTML, characters that act written out."""
+    return escape(harmless(text))
 
 
 def _is_number(kind: pa.DataType) -> bool:
