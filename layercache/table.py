@@ -54,12 +54,12 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
 
 def _write_parquet(table: pa.Table, stream: BinaryIO) -> None:
     try:
-        pq.write_table(_distinct_names(table), stream)
+        pq.write_table(distinct_names(table), stream)
     except pa.ArrowNotImplementedError as error:
         raise QueryError(f"the table cannot be written as Parquet ({error}): cast that column to VARCHAR") from error
 
 
-def _distinct_names(table: pa.Table) -> pa.Table:
+def distinct_names(table: pa.Table) -> pa.Table:
     """Number columns of one name, which a join gives: `layer`, `layer_1`."""
     names: list[str] = []
     for name in table.column_names:
@@ -116,7 +116,7 @@ def _json_text(value: Any) -> str:
 
 
 def _objects(table: pa.Table) -> Iterator[str]:
-    names = _distinct_names(table).column_names
+    names = distinct_names(table).column_names
     for row in _rows(table):
         yield _json_text(dict(zip(names, row, strict=True)))
 
@@ -138,7 +138,7 @@ def _csv(table: pa.Table) -> Iterator[str]:
 
     A line with nothing on it would be skipped by readers, so in a table of one column NULL is quoted too.
     """
-    names = _distinct_names(table).column_names
+    names = distinct_names(table).column_names
     yield ",".join(_csv_field(name) for name in names)
     for row in _rows(table):
         yield ",".join(_csv_field(value) for value in row) or '""'
@@ -147,11 +147,11 @@ def _csv(table: pa.Table) -> Iterator[str]:
 def _csv_field(value: Any) -> str:
     if value is None:
         return ""
-    text = _scalar_text(value)
+    text = scalar_text(value)
     return f'"{text.replace(chr(34), chr(34) * 2)}"' if text == "" or re.search('[",\r\n]', text) else text
 
 
-def _scalar_text(value: Any) -> str:
+def scalar_text(value: Any) -> str:
     """Return a value as text, whole: lists and structures as JSON, numbers so that they can be read back."""
     if isinstance(value, str):
         return value
@@ -203,7 +203,7 @@ def _readable(value: Any) -> str:
         return f"[{', '.join(_readable(item) for item in value[:_SHOWN])}, … {len(value)}]"
     if isinstance(value, list) and value and all(isinstance(item, float | int) for item in value):
         return f"[{', '.join(_readable(item) for item in value)}]"
-    return _scalar_text(value)
+    return scalar_text(value)
 
 
 def harmless(text: str) -> str:
