@@ -307,6 +307,8 @@ def sql(
 ) -> None:
     """Ask the store anything, in SQL.
 
+    Without a query: a shell with history where there is a terminal, else the query is read from stdin.
+
     \b
     layercache sql "SELECT layer, avg(entropy) FROM lens GROUP BY layer ORDER BY layer"
     layercache sql --query cosine_neighbours --param sample=…
@@ -318,7 +320,16 @@ def sql(
         for one in engine.list_queries():
             click.echo(f"{one.name:24} {one.title}")
         return
-    if (query is None) == (named is None):
+    if query is None and named is None:
+        if sys.stdin.isatty() and sys.stdout.isatty() and not params:
+            from layercache.shell import Shell
+
+            Shell(store, fmt, memory, timeout, _width).run()
+            return
+        query = "-"
+    if query == "-":
+        query = "" if sys.stdin.isatty() else sys.stdin.read()
+    if (not query) == (named is None):
         raise RecipeError("give a SELECT, or --query NAME (see layercache sql --list)")
     if named is not None and show_text:
         click.echo(engine.load_query(named).sql)
