@@ -99,8 +99,8 @@ def _export(folder: Path, files: list[Path], asked: Asked) -> Found:
         about = json.loads((folder / ABOUT).read_bytes())
         known = {name: names.parse(name) for name in about["arrays"]}
         frame = pl.read_parquet(rows, glob=False)
-    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
-        said = str(error).splitlines()[0]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pl.exceptions.PolarsError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{folder} cannot be imported ({said}): export it as npz, npy or safetensors") from error
     arrays = {array.name: array for file in files for array in tensors.read_arrays(file).values()}
     lacking = [name for name in known if known[name] is None or name not in arrays]

@@ -65,12 +65,27 @@ def read_arrays(path: Path) -> dict[str, Array]:
                 return {name: Array(path, name, held[name]) for name in held.files}
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-    except (OSError, ValueError, EOFError, KeyError, TypeError, struct.error, zipfile.BadZipFile) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "allow_pickle" in said:
-            said = "it holds Python objects, which are not read: save plain numbers and text"
-        raise DataError(f"{path} cannot be read: {said}") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        raise _unreadable(path, error) from error
+    except zipfile.BadZipFile as error:
+        raise _unreadable(path, error) from error
     raise DataError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    if "allow_pickle" in said:
+        said = "it holds Python objects, which are not read: save plain numbers and text"
+    return DataError(f"{path} cannot be read: {said}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Array]:

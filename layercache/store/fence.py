@@ -7,6 +7,11 @@ stream, or one line of text to stderr and exits with `FAILED`.
 The gate is the wall. DuckDB's settings alone let `COPY … TO` write below an allowed directory, let views
 be replaced, and take `WITH x AS (INSERT …) SELECT` for a SELECT; so every statement is parsed by DuckDB
 itself and its tree is searched, and what is not known to be harmless is refused.
+
+Three limits bound memory: DuckDB's own `memory_limit` for what DuckDB counts, with nothing spilt to the disk;
+`RLIMIT_DATA` (where the system enforces it, as Linux does) for what it does not count; and the size of the
+result, counted as it is written. Time: whoever started the process kills it, and an alarm of its own does
+should that one be gone.
 """
 
 import json

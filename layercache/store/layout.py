@@ -215,7 +215,7 @@ def read_json(path: Path) -> dict[str, Any]:
     refuse_link(path)
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({first_line(error)}): run `layercache verify`") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise StoreError(f"{path} is not a file of a layercache store: run `layercache verify`")

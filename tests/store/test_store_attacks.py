@@ -186,3 +186,22 @@ def test_the_process_is_dead_when_its_time_is_over(store: Path) -> None:
     with pytest.raises(QueryError, match="took longer"):
         sql.run_query(store, "SELECT count(*) FROM range(100000) a, range(100000) b, range(100000) c", timeout=0.8)
     assert children() <= before
+
+
+def test_parameters_are_values_and_never_text_of_the_query(store: Path, call: Call) -> None:
+    evil = "x' OR 1 = 1; COPY (SELECT 1) TO 'out.csv'; --"
+    called = call("sql", "SELECT $a AS a", "--param", f"a={evil}", "--store", store, "--format", "json")
+    assert called.json == [{"a": evil}]
+    named = call("sql", "--query", "top_tokens", "--param", f"sample={evil}", "--store", store, "--format", "json")
+    assert (named.code, named.json) == (0, [])
+    number = call("sql", "--query", "top_tokens", "--param", f"k={evil}", "--store", store)
+    assert (number.code, number.out) == (2, "")
+    assert "parameter k is a number" in number.err
+
+
+def test_json_without_end_is_one_line(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    (path,) = store.glob("run=*/run.json")
+    path.write_text("[" * 200_000)
+    with pytest.raises(StoreError, match="cannot be read"):
+        reader.open(store)
