@@ -246,7 +246,7 @@ def vllm(tmp_path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-VLLM = ("import", "vllm", "--store", "s", "--model", "Qwen/Qwen3-8B", "--layers", "1,36")
+VLLM = ("import", "vllm", "--store", "s", "--model", "Qwen/Qwen3-8B", "--layers", "36,1")
 
 
 @pytest.mark.parametrize("how", ["last", "first", "mean+special"])

@@ -124,8 +124,12 @@ def _places(
 ) -> list[Place]:
     features = [feature for feature in store.features(run, condition) if feature.site == site]
     stored = {feature.pooling: feature.layers for feature in features}
-    wanted = list(stored) if poolings is None else [name if "@" in name else f"{name}@prompt" for name in poolings]
+    # States of single tokens have many lines a sample, and so no place beside the rows.
+    whole = [name for name in stored if not name.startswith("token@")]
+    wanted = whole if poolings is None else [name if "@" in name else f"{name}@prompt" for name in poolings]
     for name in wanted:
+        if name.startswith("token@"):
+            raise StoreError(f"{name} is a state a token, not a row: export it with --sql 'SELECT … FROM hidden'")
         lacking = sorted(set(layers or ()) - set(stored.get(name, ())))
         if name not in stored or lacking:
             what = f"states {name}" if name not in stored else f"layer {lacking[0]} of {name}"

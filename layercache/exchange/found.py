@@ -1,6 +1,7 @@
 """States that somebody already has, found in files: an export of ours, arrays [n, d] or [n, layers, d], or what vLLM
 writes (`extract_hidden_states` with its example connector: a safetensors file a request, with `hidden_states`
-[tokens, layers, d] and `token_ids` [tokens])."""
+[tokens, layers, d] and `token_ids` [tokens]; layer id k is there, as here, the residual stream after k blocks, and
+the layers are in ascending order whatever the order they were asked for in)."""
 
 import json
 import re
@@ -223,7 +224,7 @@ def _vllm(opened: dict[Path, dict[str, Array]], asked: Asked) -> Found:
     if odd is not None:
         raise DataError(f"{odd} holds {list(shapes[odd])} layers and elements, {first.name} {list(shapes[first])}")
     n_layers, width = shapes[first]
-    places = [Place(asked.site, f"{how}@{span}", layer) for layer in _numbered(n_layers, asked, first)]
+    places = [Place(asked.site, f"{how}@{span}", layer) for layer in sorted(_numbered(n_layers, asked, first))]
     files = list(opened)
 
     def read(start: int, stop: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import store_builder as build
@@ -15,7 +16,7 @@ from query_store import build as build_held
 from layercache.errors import StoreError
 from layercache.recipe import Label
 from layercache.store import reader, scan
-from layercache.store.schema import TABLES
+from layercache.store.schema import TABLES, Column
 from layercache.store.writer import Shard, open_run, put_rows
 
 
@@ -130,6 +131,14 @@ def test_a_scan_of_one_layer_opens_one_run_and_skips_other_row_groups(
     groups = pq.ParquetFile(opened[0]).metadata
     assert groups.num_row_groups == len(build.LAYERS)
     assert lazy.collect()["layer"].unique().to_list() == [2]
+
+
+def test_a_scan_fills_columns_that_came_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.put_shard(build.make_run(tmp_path), range(2))
+    table = TABLES["hidden"]
+    later = Column("n_more", pa.int32(), True, "a nullable column of a newer version")
+    monkeypatch.setitem(TABLES, "hidden", table._replace(columns=(*table.columns, later)))
+    assert reader.open(tmp_path).scan("hidden").collect()["n_more"].to_list() == [None] * 2 * len(build.LAYERS)
 
 
 class Tags(HTMLParser):
