@@ -515,6 +515,7 @@ def _numbers(text: str | None) -> list[int] | None:
 @click.option("--precision", type=click.IntRange(1, 23), default=23, show_default=True, help="Mantissa bits kept.")
 @click.option("--allow-nonfinite", is_flag=True, help="Keep infinities and NaN.")
 @store_option
+@quiet_option
 @json_option
 def import_(
     paths: tuple[Path, ...],
@@ -523,6 +524,7 @@ def import_(
     site: str,
     key: str | None,
     store: Path,
+    quiet: bool,
     as_json: bool,
     model: str | None,
     id_column: str | None,
@@ -550,7 +552,7 @@ def import_(
         raise RecipeError(f"--{next(iter(given)).replace('_', '-')} goes with --data")
     source = exchange.Source(model, data, id_column, final_layer, precision, allow_nonfinite)
     asked = exchange.Asked(_numbers(layers), pooling, site, key)
-    done = exchange.import_states(paths, store, source, asked)
+    done = exchange.import_states(paths, store, source, asked, _progress(quiet))
     if as_json:
         _print_json(asdict(done))
     else:

@@ -36,7 +36,8 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
         table: what to write.
         form: one of `FORMATS`.
         stream: a binary stream; not closed.
-        width: characters of a line that long text is cut to fit, for `table`; None cuts nothing.
+        width: columns of the terminal that is written to, None where it is none: long text is cut to fit, for
+            `table`; of `csv` nothing acts on the terminal.
 
     Raises:
         QueryError: there is no such format, or Parquet has no type for a column.
@@ -47,6 +48,8 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
         _write_parquet(table, stream)
         return
     lines = _aligned(table, width) if form == "table" else _WRITERS[form](table)
+    if width is not None and form == "csv":
+        lines = map(harmless, lines)
     for line in lines:
         stream.write(line.encode("utf-8"))
         stream.write(b"\n")

@@ -13,7 +13,7 @@ import safetensors.numpy
 from command import Call
 from query_store import CERTIFICATES, IDS, LAYERS, PROMPTS, RATINGS, SPLITS, WIDTH, Held, N, build
 
-from layercache.exchange import tensors
+from layercache.exchange import importing, tensors
 from layercache.store import reader
 from layercache.store.layout import digest
 from layercache.store.verify import verify
@@ -211,6 +211,49 @@ def test_rows_of_one_prompt_share_a_sample(call: Call, tmp_path: Path) -> None:
     np.save(tmp_path / "states.npy", states)
     assert "lines 2 and 4 have the same prompt and different states" in refused(call, *command, "--prompt", "{t}")
     assert len(store.runs()) == 1
+
+
+def test_a_large_import_is_several_shards_and_goes_on_where_it_stopped(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = np.random.default_rng(0).standard_normal((55, 2, 6)).astype(np.float32)
+    np.save(tmp_path / "states.npy", states)
+    monkeypatch.setattr(importing, "SHARD_BYTES", 4 * 6 * 2 * 10)
+    publish = importing._publish
+    done = 0
+
+    def stop(*arguments: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == 3:
+            raise KeyboardInterrupt
+        publish(*arguments)
+
+    command = (
+        "import",
+        "-q",
+        "states.npy",
+        "--store",
+        "s",
+        "--model",
+        "m",
+        "--layers",
+        "0,1",
+        "--pooling",
+        "last",
+        "--json",
+    )
+    monkeypatch.setattr(importing, "_publish", stop)
+    assert call(*command).code == 130
+    assert len(reader.open("s").samples("m")) == 20
+    monkeypatch.setattr(importing, "_publish", publish)
+    assert call(*command).json["new_samples"] == 35  # type: ignore[index]
+    store = reader.open("s")
+    assert len(store.shards("m")) == 6
+    found = store.matrix("m", 1, "last")
+    expected = {digest({"line": line})[:24]: states[line, 1] for line in range(55)}
+    np.testing.assert_array_equal(found.values, [expected[one] for one in found.sample_ids])
+    assert verify(Path("s"), deep=True) == []
 
 
 def bfloat16(values: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from layercache.errors import DataError, RecipeError
 from layercache.exchange import found as finding
 from layercache.exchange.found import Asked, Found
 from layercache.outputs import WHOLE_PROMPT
+from layercache.progress import Progress
 from layercache.recipe import DataSpec, Label
 from layercache.rows import row_frame
 from layercache.store import reader, writer
@@ -81,7 +82,9 @@ class _Lines:
     notes: list[str]
 
 
-def import_states(paths: Sequence[Path], store: Path, source: Source, asked: Asked) -> Imported:
+def import_states(
+    paths: Sequence[Path], store: Path, source: Source, asked: Asked, progress: Progress | None = None
+) -> Imported:
     """Store the states of files as a run.
 
     Args:
@@ -109,10 +112,12 @@ def import_states(paths: Sequence[Path], store: Path, source: Source, asked: Ask
         except ValueError as error:
             raise DataError(f"the rows cannot be stored ({error}): export them again") from error
     missing = {one for _, ids in reader.open(store).held(run).missing(first, _outputs(found)) for one in ids}
-    for start, stop in _chunks(found):
-        wanted = [line for one, line in first.items() if start <= line < stop and one in missing]
-        if wanted:
-            _publish(run, found, lines, source, start, stop, wanted)
+    with (progress or Progress()).task("import", len(missing)) as task:
+        for start, stop in _chunks(found):
+            wanted = [line for one, line in first.items() if start <= line < stop and one in missing]
+            if wanted:
+                _publish(run, found, lines, source, start, stop, wanted)
+                task.advance(len(wanted))
     rows = found.n if lines.frame is None else len(lines.frame)
     return Imported(run.id, rows, len(first), len(missing), [str(place) for place in found.places], lines.notes)
 

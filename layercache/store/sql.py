@@ -1,7 +1,8 @@
 """SQL over a store: trusted in this process, or fenced in one of its own.
 
 The views are `views.VIEWS`. Beside them there are the macros `cosine(a, b)`, `dot(a, b)`, `norm(a)`,
-`l2(a, b)` and `minus(a, b)` (a vector) of states, computed in double precision.
+`l2(a, b)` and `minus(a, b)` (a vector) of states, computed in double precision. Where runs have states of several widths, `hidden.vector` is a
+list; `vector::FLOAT[768]` of one run's rows is what DuckDB's own array functions take.
 """
 
 import json
