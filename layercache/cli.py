@@ -47,8 +47,14 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {_one_line(message)}", err=True)
     sys.exit(2)
+
+
+def _one_line(message: str) -> str:
+    """Put a message on one line; what it quotes of data must not act on the terminal."""
+    line = " ".join(message.split())
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LAYERCACHE"})
@@ -342,6 +348,8 @@ def sql(
 ) -> None:
     """Ask the store anything, in SQL.
 
+    Without a query: a shell with history where there is a terminal, else the query is read from stdin.
+
     \b
     layercache sql "SELECT layer, avg(entropy) FROM lens GROUP BY layer ORDER BY layer"
     layercache sql --query cosine_neighbours --param sample=…
@@ -353,19 +361,37 @@ def sql(
         for one in engine.list_queries():
             click.echo(f"{one.name:24} {one.title}")
         return
-    if (query is None) == (named is None):
+    if query is None and named is None:
+        if sys.stdin.isatty() and sys.stdout.isatty() and not params:
+            from layercache.shell import Shell
+
+            Shell(store, fmt, memory, timeout, _width).run()
+            return
+        query = "-"
+    if query == "-":
+        query = "" if sys.stdin.isatty() else sys.stdin.read()
+    if (not query) == (named is None):
         raise RecipeError("give a SELECT, or --query NAME (see layercache sql --list)")
+    if named is not None and show_text:
+        click.echo(engine.load_query(named).sql)
+        return
+    result = _ask(store, query, named, params, memory, timeout)
+    sys.stdout.flush()
+    table.write(result, fmt, sys.stdout.buffer, width=_width())
+
+
+def _ask(
+    store: Path, query: str | None, named: str | None, params: tuple[str, ...], memory: str, timeout: float
+) -> Any:
+    """Run a query, or a named one, inside the fence."""
+    from layercache.store import sql as engine
+
     given: dict[str, Any] = dict(_params(params))
     if named is not None:
         loaded = engine.load_query(named)
         query, given = loaded.sql, dict(loaded.bind(given))
-        if show_text:
-            click.echo(loaded.sql)
-            return
     assert query is not None
-    result = engine.run_query(store, query, params=given, memory=memory, timeout=timeout)
-    sys.stdout.flush()
-    table.write(result, fmt, sys.stdout.buffer, width=_width())
+    return engine.run_query(store, query, params=given, memory=memory, timeout=timeout)
 
 
 def _params(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -440,6 +466,138 @@ def show(run_name: str, store: Path, as_json: bool) -> None:
         _print_json(described)
     else:
         click.echo(listing.as_text(described))
+
+
+@cli.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder, or of a query the file.")
+@click.option(
+    "--format", "fmt", help="Of a run npz, npy, safetensors, csv or hf; of a query the file's suffix, or hf (a folder)."
+)
+@click.option("--pooling", help="Poolings to export (last@prompt), separated by commas; all when not given.")
+@click.option("--layers", help="Layers, separated by commas; all when not given.")
+@click.option("--site", default="resid", show_default=True, help="resid, attn_out or mlp_out.")
+@click.option("--condition", default="clean", show_default=True, help="How the model was run.")
+@click.option("--data", help="The data set whose rows are the lines, where the run has several.")
+@click.option("--sql", "query", help="Export the rows of a SELECT.")
+@click.option("--query", "named", help="Export a query that ships with layercache.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the query.")
+@click.option("--memory", default="2GB", show_default=True, help="Memory the query may use.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds the query may take.")
+@store_option
+@quiet_option
+def export(
+    run_name: str | None,
+    out: Path,
+    fmt: str | None,
+    query: str | None,
+    named: str | None,
+    params: tuple[str, ...],
+    memory: str,
+    timeout: float,
+    store: Path,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """Write states, labels and rows of a run, or the rows of a query, for other tools.
+
+    Of a run, line i of every array is line i of the rows. `hf` is a Hugging Face data set folder.
+
+    \b
+    layercache export Llama-3.2-1B --pooling last --layers 0,8,16 --format npz -o llama
+    layercache export --query entropy_by_layer -o entropy.csv
+    """
+    from layercache import exchange
+    from layercache.store import reader
+
+    if (run_name is not None) + (query is not None) + (named is not None) != 1:
+        raise RecipeError("give one of RUN, --sql SELECT and --query NAME")
+    if run_name is None:
+        result = _ask(store, query, named, params, memory, timeout)
+        exchange.export_table(result, out, fmt)
+        what = f"{result.num_rows:,} rows"
+    else:
+        done = exchange.export_run(reader.open(store), run_name, out, fmt or "npz", **_chosen(chosen))
+        what = f"{len(done.rows):,} rows, {len(done.places)} arrays"
+        what += f"; {done.left_out:,} rows without all of them are left out" if done.left_out else ""
+    _progress(quiet).note(f"{out}: {what}")
+
+
+def _chosen(options: dict[str, Any]) -> dict[str, Any]:
+    layers, pooling = options.pop("layers"), options.pop("pooling")
+    return {**options, "layers": _numbers(layers), "poolings": None if pooling is None else pooling.split(",")}
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """Read `0,4,8`."""
+    if text is None:
+        return None
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise RecipeError(f"--layers {text!r}: give numbers separated by commas (0,4,8)")
+    return [int(part) for part in text.split(",")]
+
+
+@cli.command("import")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--model", help="Whose states they are; an export of layercache knows it.")
+@click.option("--layers", help="The layers' numbers in order, separated by commas; 0 is the embedding output.")
+@click.option("--pooling", help="How a prompt's tokens became one state (mean, last@question); of vLLM's, how they do.")
+@click.option("--site", default="resid", show_default=True, help="resid, attn_out or mlp_out.")
+@click.option("--key", help="Name of the array that holds the states, where a file has several.")
+@click.option("--data", "source", help="The prompts and labels: any data file that extract reads.")
+@click.option("--prompt", "template", help='Prompt template: "Title: {title}".')
+@click.option("--id", "id_column", help="Column that names each row's line of states; by row order when not given.")
+@click.option("--name", help="What the data set is called in the store.")
+@click.option("--label", "labels", multiple=True, metavar="NAME:KIND", help="KIND: number, category, boolean, text.")
+@click.option("--split", help="Column naming each row's split.")
+@click.option("--group-by", help="Column whose equal values never straddle a fold.")
+@click.option("--missing", multiple=True, help="A cell that means no value (N/A); may be repeated.")
+@click.option("--final-layer", type=int, help="Number of the layer after the last block; the highest when not given.")
+@click.option("--precision", type=click.IntRange(1, 23), default=23, show_default=True, help="Mantissa bits kept.")
+@click.option("--allow-nonfinite", is_flag=True, help="Keep infinities and NaN.")
+@store_option
+@quiet_option
+@json_option
+def import_(
+    paths: tuple[Path, ...],
+    layers: str | None,
+    pooling: str | None,
+    site: str,
+    key: str | None,
+    store: Path,
+    quiet: bool,
+    as_json: bool,
+    model: str | None,
+    id_column: str | None,
+    final_layer: int | None,
+    precision: int,
+    allow_nonfinite: bool,
+    **flags: Any,
+) -> None:
+    """Store states that you already have as a run.
+
+    PATH is .npy, .npz or .safetensors with arrays [n, d] or [n, layers, d], a folder of the files that vLLM's
+    extract_hidden_states writes, or a folder that `layercache export` wrote.
+
+    \b
+    layercache import states.npy --model my-llama --layers 0,8,16 --pooling last \\
+        --data films.csv --prompt "{title}" --label rating:number
+    """
+    from dataclasses import asdict
+
+    from layercache import exchange, recipe
+
+    given = {name: _plain(value) for name, value in flags.items() if value not in (None, ())}
+    data = recipe.validate(recipe.DataSpec, given, where="--data") if "source" in given else None
+    if data is None and given:
+        raise RecipeError(f"--{next(iter(given)).replace('_', '-')} goes with --data")
+    source = exchange.Source(model, data, id_column, final_layer, precision, allow_nonfinite)
+    asked = exchange.Asked(_numbers(layers), pooling, site, key)
+    done = exchange.import_states(paths, store, source, asked, _progress(quiet))
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        click.echo(str(done))
 
 
 @cli.command()

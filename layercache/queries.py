@@ -50,7 +50,7 @@ class Query(NamedTuple):
         A text given for a parameter that is not text by default is read by `parse_value`.
 
         Raises:
-            QueryError: there is no such parameter.
+            QueryError: there is no such parameter, or one that is a number is given as something else.
         """
         unknown = sorted(set(given) - set(self.params))
         if unknown:
@@ -123,7 +123,16 @@ def parse_value(text: str) -> Value:
 
 
 def _fitting(value: Value, param: Param) -> Value:
-    return value if not isinstance(value, str) or isinstance(param.default, str) else parse_value(value)
+    if not isinstance(value, str) or isinstance(param.default, str):
+        return value
+    read = parse_value(value)
+    # A default of NULL leaves open what the parameter is.
+    for kinds, what in ((bool, "true or false"), ((int, float), "a number")):
+        if isinstance(param.default, kinds):
+            if read is not None and (not isinstance(read, kinds) or isinstance(read, bool) != (kinds is bool)):
+                raise QueryError(f"parameter {param.name} is {what}, not {value!r}")
+            break
+    return read
 
 
 def _param(text: str, path: Path) -> Param:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from html import escape
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -35,7 +36,8 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
         table: what to write.
         form: one of `FORMATS`.
         stream: a binary stream; not closed.
-        width: characters of a line that long text is cut to fit, for `table`; None cuts nothing.
+        width: columns of the terminal that is written to, None where it is none: long text is cut to fit, for
+            `table`; of `csv` nothing acts on the terminal.
 
     Raises:
         QueryError: there is no such format, or Parquet has no type for a column.
@@ -46,6 +48,8 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
         _write_parquet(table, stream)
         return
     lines = _aligned(table, width) if form == "table" else _WRITERS[form](table)
+    if width is not None and form == "csv":
+        lines = map(harmless, lines)
     for line in lines:
         stream.write(line.encode("utf-8"))
         stream.write(b"\n")
@@ -53,12 +57,12 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
 
 def _write_parquet(table: pa.Table, stream: BinaryIO) -> None:
     try:
-        pq.write_table(_distinct_names(table), stream)
+        pq.write_table(distinct_names(table), stream)
     except pa.ArrowNotImplementedError as error:
         raise QueryError(f"the table cannot be written as Parquet ({error}): cast that column to VARCHAR") from error
 
 
-def _distinct_names(table: pa.Table) -> pa.Table:
+def distinct_names(table: pa.Table) -> pa.Table:
     """Number columns of one name, which a join gives: `layer`, `layer_1`."""
     names: list[str] = []
     for name in table.column_names:
@@ -115,7 +119,7 @@ def _json_text(value: Any) -> str:
 
 
 def _objects(table: pa.Table) -> Iterator[str]:
-    names = _distinct_names(table).column_names
+    names = distinct_names(table).column_names
     for row in _rows(table):
         yield _json_text(dict(zip(names, row, strict=True)))
 
@@ -137,7 +141,7 @@ def _csv(table: pa.Table) -> Iterator[str]:
 
     A line with nothing on it would be skipped by readers, so in a table of one column NULL is quoted too.
     """
-    names = _distinct_names(table).column_names
+    names = distinct_names(table).column_names
     yield ",".join(_csv_field(name) for name in names)
     for row in _rows(table):
         yield ",".join(_csv_field(value) for value in row) or '""'
@@ -146,11 +150,11 @@ def _csv(table: pa.Table) -> Iterator[str]:
 def _csv_field(value: Any) -> str:
     if value is None:
         return ""
-    text = _scalar_text(value)
+    text = scalar_text(value)
     return f'"{text.replace(chr(34), chr(34) * 2)}"' if text == "" or re.search('[",\r\n]', text) else text
 
 
-def _scalar_text(value: Any) -> str:
+def scalar_text(value: Any) -> str:
     """Return a value as text, whole: lists and structures as JSON, numbers so that they can be read back."""
     if isinstance(value, str):
         return value
@@ -174,6 +178,20 @@ def _markdown_cell(text: str) -> str:
     return "<br>".join(harmless(line) for line in escaped.splitlines())
 
 
+def html(table: pa.Table) -> str:
+    """Return a table as HTML for a notebook; nothing in a cell is markup or acts."""
+    head = "".join(f"<th>{html_text(name)}</th>" for name in table.column_names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html_text(_readable(value))}</td>' for value in row)}</tr>" for row in _rows(table)
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_text(text: str) -> str:
+    """Return text escaped for HTML, characters that act written out."""
+    return escape(harmless(text))
+
+
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
@@ -188,7 +206,7 @@ def _readable(value: Any) -> str:
         return f"[{', '.join(_readable(item) for item in value[:_SHOWN])}, … {len(value)}]"
     if isinstance(value, list) and value and all(isinstance(item, float | int) for item in value):
         return f"[{', '.join(_readable(item) for item in value)}]"
-    return _scalar_text(value)
+    return scalar_text(value)
 
 
 def harmless(text: str) -> str:

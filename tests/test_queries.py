@@ -261,6 +261,10 @@ def test_header_is_read(tmp_path: Path) -> None:
         "c": queries.Param("c", None, "third"),
     }
     assert query.bind({"a": "7", "b": "7", "c": "7"}) == {"a": "7", "b": 7, "c": 7}
+    assert query.bind({"a": "null", "b": "null", "c": "x"}) == {"a": "null", "b": None, "c": "x"}
+    for wrong in ("x", "true", "1; DROP VIEW runs", ""):
+        with pytest.raises(QueryError, match="parameter b is a number, not"):
+            query.bind({"b": wrong})
     with pytest.raises(QueryError, match="has no parameter d: it has a, b, c"):
         query.bind({"d": 1})
 

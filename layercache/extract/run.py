@@ -24,13 +24,13 @@ from layercache.extract.loop import CHECKED, Loop
 from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
-from layercache.extract.rows import row_frame
 from layercache.extract.select import Selection
 from layercache.extract.summary import Summary
 from layercache.extract.tokenize import Sample, Samples, tokenize
 from layercache.outputs import Lens
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
+from layercache.rows import row_frame
 from layercache.store import head as heads
 from layercache.store import layout, reader, writer
 from layercache.store.holdings import Holdings, Outputs

@@ -7,6 +7,11 @@ stream, or one line of text to stderr and exits with `FAILED`.
 The gate is the wall. DuckDB's settings alone let `COPY … TO` write below an allowed directory, let views
 be replaced, and take `WITH x AS (INSERT …) SELECT` for a SELECT; so every statement is parsed by DuckDB
 itself and its tree is searched, and what is not known to be harmless is refused.
+
+Three limits bound memory: DuckDB's own `memory_limit` for what DuckDB counts, with nothing spilt to the disk;
+`RLIMIT_DATA` (where the system enforces it, as Linux does) for what it does not count; and the size of the
+result, counted as it is written. Time: whoever started the process kills it, and an alarm of its own does
+should that one be gone.
 """
 
 import json
@@ -57,10 +62,17 @@ _TABLE_FUNCTIONS = {
     "repeat",
     "unnest",
 }
-_REFUSED_FUNCTIONS = {"getenv"}
+_REFUSED_FUNCTIONS = {"current_setting", "getenv", "getvariable", "nextval", "setval", "write_log"}
+"""Scalar functions that reach beyond the query: the process's environment and settings (which may hold secrets and
+paths), sequences, the log. No other of DuckDB 2.0 does; a test goes through them."""
 _BLANK = r"(?>\s|--[^\n]*\n|/\*.*?\*/)"
 _EXPLAIN = re.compile(rf"{_BLANK}*+EXPLAIN\b{_BLANK}*+(ANALYZE\b|\([A-Z\s,]*\))?", re.IGNORECASE | re.DOTALL)
-_SYSTEM_TABLE = re.compile(r"duckdb_\w+|pg_\w+|sqlite_\w+")
+_SYSTEM_TABLE = re.compile(
+    r"duckdb_(columns|constraints|schemas|tables|types|views)|sqlite_(temp_)?(master|schema)"
+    r"|pg_(attribute|class|description|namespace|tables|type|views)"
+)
+_SHOWN = {'"tables"', '"databases"', '"schemas"', '"variables"', "__show_tables_expanded"}
+"""What SHOW may show beside a table: of anything else it shows the setting of that name."""
 _SCHEMAS = {("", ""), ("", "main"), ("memory", "main"), ("", "information_schema"), ("", "pg_catalog")}
 
 
@@ -123,28 +135,38 @@ def _check_tree(tree: Any, query: str, tables: list[str]) -> None:
     named = {entry["key"].lower() for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])}
     readable = {name.lower() for name in tables} | named
     for node in _nodes(tree):
-        kind = node.get("type")
-        if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
-            raise RefusedError(f"a query only reads: {kind.removesuffix('_NODE').removesuffix('_QUERY')} is refused")
-        if "alias" in node and "sample" in node and kind not in _TABLE_REFERENCES:
-            raise RefusedError(f"a table of the kind {kind} is refused")
-        if kind == "TABLE_FUNCTION" and node["function"]["function_name"].lower() not in _TABLE_FUNCTIONS:
-            raise RefusedError(
-                f"{node['function']['function_name']}() is refused: a query reads the store's tables only"
-            )
-        if "function_name" in node and node["function_name"].lower() in _REFUSED_FUNCTIONS:
-            raise RefusedError(f"{node['function_name']}() is refused")
-        if kind == "BASE_TABLE" and not _is_readable(node, readable):
+        _check_kind(node)
+        _check_function(node)
+        reads = node.get("type") == "BASE_TABLE" or node.get("show_type") == "SHOW"
+        shown = "show_type" in node and node.get("table_name") in {"", *_SHOWN}
+        if reads and not shown and not _is_readable(node, readable):
             name = str(node.get("table_name"))
             close = get_close_matches(name.lower(), tables, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(tables)}"
             raise RefusedError(f"there is no table {name!r}: {hint}{_position(node.get('query_location'), query)}")
 
 
+def _check_kind(node: dict[str, Any]) -> None:
+    """Refuse a node that changes something, or a kind of table that is not known to be harmless."""
+    kind = node.get("type")
+    if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
+        raise RefusedError(f"a query only reads: {kind.removesuffix('_NODE').removesuffix('_QUERY')} is refused")
+    if "alias" in node and "sample" in node and kind not in _TABLE_REFERENCES:
+        raise RefusedError(f"a table of the kind {kind} is refused")
+
+
+def _check_function(node: dict[str, Any]) -> None:
+    """Refuse a table function that is not known to be harmless, or a scalar one that is known not to be."""
+    if node.get("type") == "TABLE_FUNCTION" and node["function"]["function_name"].lower() not in _TABLE_FUNCTIONS:
+        raise RefusedError(f"{node['function']['function_name']}() is refused: a query reads the store's tables only")
+    if "function_name" in node and node["function_name"].lower() in _REFUSED_FUNCTIONS:
+        raise RefusedError(f"{node['function_name']}() is refused")
+
+
 def _is_readable(node: dict[str, Any], readable: set[str]) -> bool:
     """Tell whether a table exists; DuckDB might take one that does not for the path of a file."""
     catalog, schema, name = (node.get(f"{part}_name", "").lower() for part in ("catalog", "schema", "table"))
-    known = schema in {"information_schema", "pg_catalog"} or name in readable or _SYSTEM_TABLE.fullmatch(name)
+    known = schema == "information_schema" or name in readable or _SYSTEM_TABLE.fullmatch(name)
     return bool(known and (catalog, schema) in _SCHEMAS and re.fullmatch(r"[\w -]+", name))
 
 

@@ -196,15 +196,26 @@ def check_condition(name: str) -> str:
     return name
 
 
+def refuse_link(path: Path) -> None:
+    """Refuse a symbolic link inside a store: one from someone else must not make a reader open other files.
+
+    Raises:
+        StoreError: it is one.
+    """
+    if path.is_symlink():
+        raise StoreError(f"{path} is a symbolic link, which a store must not hold: put the file or folder itself there")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of the store.
 
     Raises:
-        StoreError: unreadable, not a JSON object, or in a newer format.
+        StoreError: unreadable, a link, not a JSON object, or in a newer format.
     """
+    refuse_link(path)
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read ({first_line(error)}): run `layercache verify`") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise StoreError(f"{path} is not a file of a layercache store: run `layercache verify`")
@@ -230,6 +241,7 @@ def read_run(path: Path) -> Run:
     Raises:
         StoreError: as `read_json`, or a field is missing, of the wrong type, or contradicts the hash.
     """
+    refuse_link(path)
     value = read_json(path / RUN_FILE)
     try:
         layers = [LayerName(int(entry["layer"]), str(entry["name"])) for entry in value["layers"]]

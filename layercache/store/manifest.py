@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.errors import StoreError
-from layercache.store.layout import CONDITION, MANIFEST, SHARD, FileInfo, Run, ShardInfo, read_json
+from layercache.store.layout import CONDITION, MANIFEST, SHARD, FileInfo, Run, ShardInfo, read_json, refuse_link
 from layercache.store.schema import FORMAT, READER
 
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.parquet")
@@ -46,17 +46,22 @@ def read(path: Path, run: Run) -> ShardInfo:
     """Read and check the manifest of the shard directory `path`.
 
     Raises:
-        StoreError: unreadable, of a newer format, of another run, malformed, or naming a file that is not
-            a plain Parquet file beside it (an absolute path, `..`, a folder).
+        StoreError: unreadable, of a newer format, of another run, malformed, or naming a
+            file that is not a plain Parquet file beside it (an absolute path, `..`, a folder, a link).
     """
+    refuse_link(path.parent)
+    refuse_link(path)
     file = path / MANIFEST
     value = read_json(file)
     if value.get("run") != run.hash:
         raise StoreError(f"{file} belongs to another run than {run.id}: run `layercache verify`")
     try:
-        return _shard(path, value)
+        shard = _shard(path, value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{file} is malformed ({error!r}): run `layercache verify`") from error
+    for name in shard.files:
+        refuse_link(path / name)
+    return shard
 
 
 def check_sizes(shard: ShardInfo) -> None:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import polars as pl
 import pyarrow as pa
@@ -30,7 +30,15 @@ from layercache.store.layout import (
     run_paths,
 )
 from layercache.store.schema import TABLES, arrow_schema
-from layercache.store.states import Matrix, Source, open_parquet, read_states, unreadable
+from layercache.store.states import (
+    LabelledMatrix,
+    Matrix,
+    Source,
+    open_parquet,
+    read_states,
+    unreadable,
+    with_labels,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -63,6 +71,12 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
+
+    def _repr_html_(self) -> str:
+        """Show the runs as a table in a notebook; text of the store is escaped."""
+        from layercache import listing, table
+
+        return f"<p>Store <code>{table.html_text(str(self.path))}</code></p>{table.html(listing.runs(self))}"
 
     @property
     def frozen(self) -> bool:
@@ -114,6 +128,22 @@ class Store:
         """Return a data set's labels in long form: the columns of `schema.LABELS`, a line a value."""
         path = self._rows_path(run, data)
         return rows.long_labels(rows.read_frame(path), rows.read_info(path))
+
+    def _label(self, run: Run | str, label: str, data: str | None) -> pl.DataFrame:
+        """Return the lines of a label, of the one data set that has it where none is named.
+
+        Raises:
+            StoreError: no data set has it, or several do.
+        """
+        having = [info for info in self.data(run) if label in {one.name for one in info.labels}]
+        if data is not None:
+            having = [info for info in having if info.name == data]
+        if len(having) == 1:
+            return self.labels(run, having[0].name).filter(pl.col("name") == label)
+        known = ", ".join(f"{info.name}: {' '.join(one.name for one in info.labels)}" for info in self.data(run))
+        if having:
+            raise StoreError(f"label {label!r} is in {', '.join(info.name for info in having)}: choose one with data=")
+        raise StoreError(f"run {self._run(run).id} has no label {label!r}: its data sets have {known or 'none'}")
 
     def _rows_files(self, run: Run | str) -> dict[str, sequence.SequencedFile]:
         return sequence.newest(sequence.files(self._run(run).path / ROWS, "parquet"))
@@ -214,8 +244,34 @@ class Store:
                     found.setdefault(output, set()).update(layers or [])
         return [LensOutput(name, name.split(":")[1], sorted(layers)) for name, layers in sorted(found.items())]
 
+    @overload
     def matrix(
-        self, run: Run | str, layer: int, pooling: str = "mean@prompt", *, site: str = "resid", condition: str = CLEAN
+        self, run: Run | str, layer: int, pooling: str = ..., *, site: str = ..., condition: str = ...
+    ) -> Matrix: ...
+
+    @overload
+    def matrix(
+        self,
+        run: Run | str,
+        layer: int,
+        pooling: str = ...,
+        *,
+        label: str,
+        data: str | None = ...,
+        site: str = ...,
+        condition: str = ...,
+    ) -> LabelledMatrix: ...
+
+    def matrix(
+        self,
+        run: Run | str,
+        layer: int,
+        pooling: str = "mean@prompt",
+        *,
+        label: str | None = None,
+        data: str | None = None,
+        site: str = "resid",
+        condition: str = CLEAN,
     ) -> Matrix:
         """Read the states of one feature at one layer; no other layer is read.
 
@@ -223,18 +279,24 @@ class Store:
             run: a run, or its name.
             layer: 0 = embedding output, k = after block k.
             pooling: `mean@prompt`, `last@question`, `token@prompt`; a bare `mean` is over the prompt.
+            label: a label to put beside the states; then a line is a row of the data set, not a sample.
+            data: the data set the label is of, where several have one of that name.
             site: `resid`, `attn_out`, `mlp_out`.
             condition: how the forward pass was run.
 
         Returns:
             Sample ids, sorted, and float32 [n, d] values; a sample without a value (an empty span) is not in it.
             Of a `token` pooling a row a token, with its position in `positions`.
+            With a label a `LabelledMatrix`, in row order.
 
         Raises:
-            StoreError: nothing of the kind is stored, or a file is damaged.
+            StoreError: nothing of the kind is stored, there is no such label, or a file is damaged.
         """
         run = self._run(run)
+        labels = None if label is None else self._label(run, label, data)
         pooling = pooling if "@" in pooling else f"{pooling}@prompt"
+        if label is not None and one_row_a_token(pooling):
+            raise StoreError(f"{pooling} has a row a token, and labels are of rows: leave out the label")
         output = f"hidden:{site}:{pooling}"
         shards = [shard for shard in self.shards(run, condition) if layer in (shard.outputs.get(output) or [])]
         if not shards:
@@ -247,7 +309,8 @@ class Store:
         files = [(shard.file("hidden"), excluded.get(shard.name, frozenset())) for shard in shards]
         sources = [Source(path, ids) for path, ids in files if path is not None]
         where = {"site": site, "pooling": pooling, "layer": layer}
-        return read_states(sources, where, run.width, tokens=one_row_a_token(pooling))
+        states = read_states(sources, where, run.width, tokens=one_row_a_token(pooling))
+        return states if labels is None else with_labels(states, labels)
 
     def lens(
         self,
@@ -293,6 +356,25 @@ class Store:
             sample_ids=sample_ids,
             condition=condition,
         )
+
+    def scan(self, table: str, run: Run | str | None = None, condition: str | None = None) -> pl.LazyFrame:
+        """Return a table of the store's shards (`hidden`, `lens`, `tokens`, …) as a Polars LazyFrame.
+
+        Args:
+            table: the table; its columns are those of the SQL view of that name.
+            run: a run, or its name; only its files are opened. All runs when not given.
+            condition: likewise.
+
+        Returns:
+            A frame of which a filter on `layer` and `pooling` reads only their row groups; what two shards
+            hold counts once.
+
+        Raises:
+            StoreError: there is no such table or run, or a manifest is damaged.
+        """
+        from layercache.store import scan
+
+        return scan.scan(self, table, None if run is None else self._run(run), condition)
 
     def samples(self, run: Run | str, condition: str = CLEAN) -> pl.DataFrame:
         """Return the samples, sorted by id: the columns of the table `samples`.

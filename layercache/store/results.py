@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
-from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, read_json
+from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, read_json, refuse_link
 from layercache.store.publish import READ_ONLY, one_line_errors, publish_folder, staging, write_file
 from layercache.store.schema import FORMAT, READER, SAMPLE_SCORES, Column, arrow_schema
 from layercache.store.schema import RESULTS as RESULT_COLUMNS
@@ -154,8 +154,11 @@ def _path(store: Path, analysis: str, identity: str) -> Path:
 def _intact(folder: Path) -> dict[str, Any] | None:
     """Return a result's manifest when its files are all there in the sizes it states."""
     try:
+        refuse_link(folder.parent)
+        refuse_link(folder)
         value = read_json(folder / MANIFEST)
         for name, stated in value["files"].items():
+            refuse_link(folder / name)
             if not _PLAIN_FILE.fullmatch(name) or (folder / name).stat().st_size != stated["bytes"]:
                 return None
         identity = {name: value[name] for name in ("analysis", "spec", "inputs")}

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from layercache.errors import StoreError
 from layercache.recipe import Label
 from layercache.store import sequence
-from layercache.store.layout import ROWS, RowsInfo, Run, first_line
+from layercache.store.layout import ROWS, RowsInfo, Run, first_line, refuse_link
 from layercache.store.publish import check_not_frozen, one_line_errors, publish_file
 from layercache.store.schema import RESERVED, ROW_COLUMNS
 
@@ -120,8 +120,10 @@ def read_table(path: Path) -> pa.Table:
     """Read a rows file.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or is a link.
     """
+    refuse_link(path.parent)
+    refuse_link(path)
     try:
         return pq.ParquetFile(path, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
@@ -137,8 +139,10 @@ def read_info(path: Path) -> RowsInfo:
     """Read what a rows file says of its data set.
 
     Raises:
-        StoreError: it cannot be read, or says nothing.
+        StoreError: it cannot be read, is a link, or says nothing.
     """
+    refuse_link(path.parent)
+    refuse_link(path)
     try:
         meta: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA])
         labels = [Label(str(label["name"]), str(label["kind"])) for label in meta["labels"]]

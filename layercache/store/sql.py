@@ -1,7 +1,8 @@
 """SQL over a store: trusted in this process, or fenced in one of its own.
 
-The views are `views.VIEWS`. Beside them there are the macros `cosine(a, b)`, `dot(a, b)`, `norm(a)` and
-`l2(a, b)` of states, computed in double precision.
+The views are `views.VIEWS`. Beside them there are the macros `cosine(a, b)`, `dot(a, b)`, `norm(a)`,
+`l2(a, b)` and `minus(a, b)` (a vector) of states, computed in double precision. Where runs have states of several widths, `hidden.vector` is a
+list; `vector::FLOAT[768]` of one run's rows is what DuckDB's own array functions take.
 """
 
 import json
@@ -29,10 +30,15 @@ __all__ = ["connect", "list_queries", "load_query", "query", "run_query"]
 # DuckDB's list functions fail on a row where an array of fixed size is NULL (as `lag` gives), hence CASE.
 _PAIR = "CASE WHEN a IS NOT NULL AND b IS NOT NULL THEN {}(CAST(a AS DOUBLE[]), CAST(b AS DOUBLE[])) END"
 _MACROS = (
+    # Of states of two widths the others fail, and so does this.
+    "CREATE MACRO _minus(a, b) AS CASE WHEN len(a) = len(b)"
+    " THEN list_transform(list_zip(a, b), lambda pair: pair[1] - pair[2])"
+    " ELSE error('minus: states of ' || len(a) || ' and ' || len(b) || ' elements') END",
     f"CREATE MACRO dot(a, b) AS {_PAIR.format('list_dot_product')}",
     f"CREATE MACRO cosine(a, b) AS {_PAIR.format('list_cosine_similarity')}",
     f"CREATE MACRO l2(a, b) AS {_PAIR.format('list_distance')}",
     "CREATE MACRO norm(a) AS sqrt(dot(a, a))",
+    f"CREATE MACRO minus(a, b) AS {_PAIR.format('_minus')}",
 )
 _WORD = re.compile(r"\w+")
 _CATALOGUE = re.compile(r"show|information_schema|(duckdb|pg|sqlite)_\w+")

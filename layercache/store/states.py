@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -29,6 +30,20 @@ class Matrix:
     """float32 [n, d], C-contiguous."""
     positions: np.ndarray | None = None
     """int32 [n], the token position of every row, of states that are one row a token; else None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledMatrix(Matrix):
+    """States beside a label: line i is the data set's row `rows[i]`, in row order.
+
+    Labels belong to rows and states to samples, so rows of one prompt have the same `sample_ids[i]` and the
+    same state: keep them on one side of a split.
+    """
+
+    rows: np.ndarray
+    """int64 [n], rows of the data set that have both the label and a state."""
+    labels: np.ndarray
+    """[n]: float64 for a number, bool for a boolean, str (object) for a category or text."""
 
 
 class Source(NamedTuple):
@@ -85,6 +100,21 @@ def read_states(sources: Sequence[Source], where: dict[str, Any], width: int, *,
         for job in jobs:
             job.result()
     return Matrix(ids[order], values, positions[order] if tokens else None)
+
+
+def with_labels(states: Matrix, labels: pl.DataFrame) -> LabelledMatrix:
+    """Put a label beside states; `labels` are the lines of one label, in the columns of `schema.LABELS`."""
+    lines = labels.filter(pl.col("sample_id").is_in(states.sample_ids.tolist())).sort("row")
+    kind = lines["kind"][0] if len(lines) else "number"
+    values = lines["number" if kind in {"number", "boolean"} else "text"].to_numpy()
+    ids = lines["sample_id"].to_numpy().astype(states.sample_ids.dtype)
+    place = np.searchsorted(states.sample_ids, ids)
+    return LabelledMatrix(
+        sample_ids=ids,
+        values=states.values[place],
+        rows=lines["row"].to_numpy(),
+        labels=values.astype(bool) if kind == "boolean" else values,
+    )
 
 
 def _find(source: Source, where: dict[str, Any], tokens: bool) -> list[_Part]:

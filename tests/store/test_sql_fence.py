@@ -78,7 +78,12 @@ ALLOWED = [
     "/* why */ explain -- so\n (analyze, format json) WITH a AS (SELECT 1) FROM a",
     "SELECT table_name FROM information_schema.tables",
     "SELECT view_name FROM duckdb_views()",
-    "SELECT 'COPY', 'read_csv(''x'')', current_setting('threads')",
+    "SELECT 'COPY', 'read_csv(''x'')', typeof(1)",
+    "SHOW hidden",
+    "SHOW SCHEMAS",
+    "SHOW TABLES FROM memory",
+    "SELECT * FROM (SHOW runs)",
+    "FROM pg_catalog.pg_views",
 ]
 
 
@@ -172,6 +177,29 @@ def refused(store: Path) -> dict[str, str]:
         "SELECT * FROM duckdb_secrets()": r"\(\) is refused",
         "SELECT * FROM enable_logging()": r"\(\) is refused",
         "SELECT getenv('HOME')": r"getenv\(\) is refused",
+        "SELECT 'HOME'.getenv()": r"getenv\(\) is refused",
+        "SELECT list_transform(['HOME'], lambda x: GetEnv(x))": r"(?i)getenv\(\) is refused",
+        "SELECT invoke(lambda x: \"getenv\"(x), 'HOME')": r"getenv\(\) is refused",
+        "SELECT current_setting('secret_directory')": r"current_setting\(\) is refused",
+        "SELECT 's3_secret_access_key'.current_setting()": r"current_setting\(\) is refused",
+        "SELECT system.main.\"Current_Setting\"('home_directory')": r"(?i)current_setting\(\) is refused",
+        "SELECT getvariable('x')": r"getvariable\(\) is refused",
+        "SELECT write_log('x')": r"write_log\(\) is refused",
+        "SHOW secret_directory": "there is no table 'secret_directory'",
+        "FROM (SHOW s3_secret_access_key)": "there is no table",
+        "SHOW '/etc/passwd'": "there is no table",
+        "FROM pg_settings": "there is no table",
+        "FROM pg_catalog.pg_settings": "there is no table",
+        "EXPLAIN ANALYZE FROM pg_catalog.pg_settings": "there is no table",
+        "FROM duckdb_logs": "there is no table",
+        "FROM duckdb_settings()": r"\(\) is refused",
+        "FROM pragma_database_list": "there is no table",
+        "SELECT * FROM pandas_scan(140000000)": r"\(\) is refused",
+        "FROM (SUMMARIZE '/etc/passwd')": "there is no table",
+        'FROM "../../etc/passwd"': "there is no table",
+        "FROM 'file:///etc/passwd'": "there is no table",
+        "SELECT * FROM read_text('/etc/pass' || 'wd')": r"read_text\(\) is refused",
+        "SELECT * FROM norm('/etc/passwd')": r"norm\(\) is refused",
         "FROM '/etc/passwd'": "there is no table '/etc/passwd'",
         'SELECT * FROM "/etc/passwd"': "there is no table",
         f"FROM '{hidden}'": "there is no table",
@@ -200,6 +228,58 @@ def test_everything_else_is_refused_by_the_gate(store: Path) -> None:
             unknown = expected.startswith("not ") and "syntax error" in message
             assert re.search(expected, message) or unknown, (query, message)
             assert "\n" not in message
+
+
+ANYWHERE = """
+    SELECT {}|SELECT 1 WHERE {} = 'x'|SELECT 1 GROUP BY {}|SELECT 1 HAVING {} = 'x'|SELECT 1 ORDER BY {}|SELECT 1 LIMIT {}
+    SELECT 1 LIMIT 1 OFFSET {}|SELECT 1 QUALIFY {} = 'x'|SELECT sum(1) OVER (PARTITION BY {})|SELECT DISTINCT ON ({}) 1
+    SELECT sum(1) OVER (ROWS BETWEEN {} PRECEDING AND CURRENT ROW)|SELECT sum(1) OVER w WINDOW w AS (ORDER BY {})
+    SELECT sum(1) FILTER (WHERE {} = 'x')|SELECT string_agg('a' ORDER BY {})|SELECT * FROM range({}) t|VALUES ({})
+    SELECT CASE WHEN {} = 'x' THEN 1 END|SELECT 1 IN ({})|SELECT [x FOR x IN [{}]]|SELECT list_transform([1], lambda x: {})
+    SELECT struct_pack(a := {})|SELECT * FROM runs a JOIN runs b ON {} = 'x'|SELECT * REPLACE ({} AS model) FROM runs
+    SELECT COLUMNS(lambda c: {} = 'x') FROM runs|SELECT TRY({})|SELECT 1 UNION ALL SELECT {}|SELECT 1 = ANY({})
+    WITH a AS MATERIALIZED (SELECT {}) FROM a|UNPIVOT (SELECT 1 a) ON {}|SELECT * FROM unnest([{}])|DESCRIBE SELECT {}
+    SELECT 1 GROUP BY GROUPING SETS (({}))|SUMMARIZE SELECT {}|EXPLAIN ANALYZE SELECT {}|SELECT ({})[1]|SELECT ARRAY{}
+    SELECT * FROM runs AT (VERSION => {})|SELECT * FROM runs ASOF JOIN runs b ON runs.run >= {}|SELECT INTERVAL ({}) DAY
+    WITH RECURSIVE a(x) USING KEY (x) AS (SELECT 1 UNION SELECT {}) FROM a|SELECT * FROM (SUMMARIZE SELECT {})
+"""
+
+
+@pytest.mark.parametrize(
+    "attack", ["(SELECT max(content) FROM read_text('/etc/passwd'))", "(SELECT count(*) FROM '/etc/passwd')"]
+)
+def test_nothing_hides_in_any_clause(attack: str) -> None:
+    with fence._connect(10**9) as connection:
+        for clause in re.split(r"[|\n]", ANYWHERE.strip()):
+            with pytest.raises(fence.RefusedError, match=r"read_text\(\) is refused|there is no table"):
+                fence.check(connection, clause.strip().format(attack), list(VIEWS))
+
+
+HARMLESS = {"current_connection_id", "current_query", "current_query_id", "current_transaction_id", "error"}
+HARMLESS |= {"gen_random_uuid", "random", "setseed", "sleep_ms", "stats", "uuid", "uuidv4", "uuidv7", "vector_type"}
+HARMLESS |= {"currval"}
+PURE = {"parse_dirname", "parse_dirpath", "parse_filename", "parse_path", "path_join", "parse_duckdb_log_message"}
+PURE |= {"hive_partition_component", "in_search_path", "get_block_size", "pg_conf_load_time"}
+OUTSIDE = "env|file|dir|path|setting|secret|read_|write_|variable|load|http|extension|_log|block|hive|scan|glob"
+
+
+def test_every_function_of_duckdb_that_touches_the_outside_is_refused() -> None:
+    """By DuckDB's own list: what is new in another version fails here until somebody has looked at it."""
+    with duckdb.connect() as connection:
+        listed = connection.sql(
+            "SELECT DISTINCT lower(function_name), function_type, has_side_effects FROM duckdb_functions()"
+        )
+        functions = listed.fetchall()
+    tables = {name for name, kind, _ in functions if kind in {"table", "table_macro"}}
+    assert {"read_csv", "glob", "query", "histogram"} <= tables
+    with fence._connect(10**9) as connection:
+        for name in tables - fence._TABLE_FUNCTIONS:
+            with pytest.raises(fence.RefusedError, match=rf"^{name}\(\) is refused"):
+                fence.check(connection, f"SELECT * FROM {name}('/etc/passwd')", list(VIEWS))
+    scalars = {(name, effects) for name, kind, effects in functions if kind in {"scalar", "aggregate", "macro"}}
+    assert {name for name, effects in scalars if effects} - fence._REFUSED_FUNCTIONS <= HARMLESS
+    outside = {name for name, _ in scalars if re.search(OUTSIDE, name) and not name.startswith(("__", "json_"))}
+    assert outside - fence._REFUSED_FUNCTIONS <= PURE
 
 
 def test_variables_are_not_taken_for_tables(store: Path) -> None:

@@ -257,6 +257,11 @@ def test_macros(tmp_path: Path, kind: str) -> None:
         f"SELECT cosine(a, b), dot(a, b), norm(a), l2(a, b) FROM (SELECT CAST(NULL AS {kind}) a, CAST($b AS {kind}) b)"
     )
     assert ask(tmp_path, nulls, {"b": b.tolist()}) == [(None, None, None, None)]
+    minus = f"SELECT minus(CAST($a AS {kind}), CAST($b AS {kind}))"
+    ((difference,),) = ask(tmp_path, minus, {"a": a.tolist(), "b": b.tolist()})
+    np.testing.assert_array_equal(difference, x - y)
+    with pytest.raises(QueryError, match="minus: states of 2 and 1 elements"):
+        ask(tmp_path, "SELECT minus([1, 2], [3])", {})
 
 
 def test_rows_of_several_runs_are_united_by_name(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from store_builder import LAST, LAYERS, LENS, MEAN, WIDTH, make_run, put_shard, sample_id, state
 
+from layercache.recipe import Label
 from layercache.store.layout import Run
+from layercache.store.writer import put_rows
 
 COUNT = 30
 COLUMNS = ["sample_id", "site", "layer", "pooling", "position", "vector", "n_excluded"]
@@ -81,6 +83,19 @@ def test_pandas(run: Run) -> None:
     frame = pd.concat([pd.read_parquet(path, engine="pyarrow", partitioning=None) for path in files])
     frame = frame[(frame["layer"] == 2) & (frame["pooling"] == "mean@prompt")]
     check(frame["sample_id"].tolist(), np.stack(frame["vector"].to_list()))
+
+
+def test_rows_and_labels(run: Run) -> None:
+    ids = [sample_id(n) for n in range(COUNT)]
+    frame = pl.DataFrame({"row": range(COUNT), "sample_id": ids, "rating": [n / 4 for n in range(COUNT)]})
+    path = str(put_rows(run, frame, data="films", source="made", labels=[Label("rating", "number")]))
+    with duckdb.connect() as connection:
+        by_duckdb = connection.execute("SELECT rating FROM read_parquet(?) ORDER BY row", [path]).fetchall()
+    expected = frame["rating"].to_list()
+    assert [value for (value,) in by_duckdb] == expected
+    assert pl.read_parquet(path)["rating"].to_list() == expected
+    assert pq.read_table(path, partitioning=None)["rating"].to_pylist() == expected
+    assert pd.read_parquet(path, engine="pyarrow", partitioning=None)["rating"].tolist() == expected
 
 
 @pytest.mark.parametrize("table", ["samples", "tokens", "hidden", "lens"])

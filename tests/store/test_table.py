@@ -201,6 +201,12 @@ def test_table_cannot_act_on_a_terminal() -> None:
     assert "\\u202eevil" in text
 
 
+def test_csv_cannot_act_on_a_terminal_and_is_whole_elsewhere() -> None:
+    acting = pa.table({"a\x1b": ["\x1b[2J", "two\nlines"]})
+    assert written(acting, "csv", width=80) == 'a\\x1b\n\\x1b[2J\n"two\\nlines"\n'
+    assert written(acting, "csv", width=None) == 'a\x1b\n\x1b[2J\n"two\nlines"\n'
+
+
 def test_table_is_aligned() -> None:
     content = pa.table({"layer": [0, 10], "run": ["日本", "abc"], "value": [0.123456789, None], "note": ["", None]})
     assert written(content, "table") == (
