@@ -403,13 +403,36 @@ def show(run_name: str, store: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--deep", is_flag=True, help="Read every byte: checksums, row counts, keys, finite values.")
+@click.option("--repair", "mend", is_flag=True, help="Move what is damaged to .quarantine; extract makes it again.")
 @store_option
-def verify(deep: bool, store: Path) -> None:
-    """Check the store's files; exit code 1 when something is wrong."""
+@json_option
+def verify(deep: bool, mend: bool, store: Path, as_json: bool) -> None:
+    """Check the store's files; exit code 1 when something is wrong.
+
+    Damage that keeps sizes as they are is found by --deep only. What --repair moves lies in the store's .quarantine until
+    `layercache gc` removes it; with it gone, the same extract as before computes just what is missing.
+    """
+    from layercache.store import repair
     from layercache.store import verify as verifier
 
     problems = verifier.verify(store, deep=deep)
-    for problem in problems:
-        click.echo(f"{problem.path}: {problem.what}")
-    click.echo(f"{len(problems)} problems" if problems else "no problems found", err=True)
-    sys.exit(1 if problems else 0)
+    moved = repair.repair(store, problems) if mend else []
+    left = verifier.verify(store, deep=deep) if moved else problems
+    if as_json:
+        listed = [problem._asdict() for problem in problems]
+        _print_json({"problems": listed, "moved": [one._asdict() for one in moved], "left": len(left)})
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        for one in moved:
+            click.echo(f"moved {one.path} to {one.to}")
+        click.echo(_verdict(len(problems), len(left), mend), err=True)
+    sys.exit(1 if left else 0)
+
+
+def _verdict(found: int, left: int, mended: bool) -> str:
+    if not found:
+        return "no problems found"
+    if not mended:
+        return f"{found} problems; --repair moves what is damaged aside, so that extract can make it again"
+    return f"{found} problems, {left} left; extract again to make what was moved aside"

@@ -146,8 +146,13 @@ class Store:
                 # A folder without a manifest is not a shard: one that is being deleted, or copied here.
                 if not (path / MANIFEST).exists():
                     continue
-                shard = manifest.read(path, run)
-                manifest.check_sizes(shard)
+                try:
+                    shard = manifest.read(path, run)
+                    manifest.check_sizes(shard)
+                except StoreError:
+                    if path.exists():
+                        raise
+                    continue  # `gc` took it while it was looked at
                 self._shards[path] = shard
             found.append(self._shards[path])
         replaced = {name for shard in found for name in shard.replaces}

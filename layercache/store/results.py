@@ -4,7 +4,6 @@ A result may be deleted at any time; its directory is published whole, as a shar
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
 from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, read_json
+from layercache.store.manifest import own_hash_is_right, seal
 from layercache.store.publish import READ_ONLY, one_line_errors, publish_folder, staging, write_file
 from layercache.store.schema import FORMAT, READER, SAMPLE_SCORES, Column, arrow_schema
 from layercache.store.schema import RESULTS as RESULT_COLUMNS
@@ -132,6 +132,10 @@ def problems(store: Path, *, deep: bool) -> Iterator[tuple[Path, str]]:
         if value is None:
             yield folder, "is damaged: delete it, the analysis can be run again"
         elif deep:
+            data = (folder / MANIFEST).read_bytes()
+            # Manifests of results had no hash of their own at first.
+            if "sha256" in value and not own_hash_is_right(data):
+                yield folder / MANIFEST, "its own sha256 is wrong"
             for name, stated in value["files"].items():
                 if hashlib.sha256((folder / name).read_bytes()).hexdigest() != stated["sha256"]:
                     yield folder / name, "its sha256 is not the manifest's"
@@ -174,8 +178,9 @@ def _manifest(identity: dict[str, Any], files: dict[str, bytes]) -> bytes:
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
+        "sha256": "",
     }
-    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+    return seal(value)
 
 
 def _encoded(outcome: Outcome) -> dict[str, bytes]:

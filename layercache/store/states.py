@@ -135,4 +135,4 @@ def _fill(values: np.ndarray, place: np.ndarray, part: _Part) -> None:
 
 def unreadable(path: Path, error: BaseException) -> StoreError:
     """Return the error for a Parquet file of a shard that cannot be read."""
-    return StoreError(f"{path} cannot be read ({first_line(error)}): run `layercache verify`")
+    return StoreError(f"{path} cannot be read ({first_line(error)}): run `layercache verify --deep`")

@@ -1,0 +1,66 @@
+"""Which shards are replaced by others, and whether the shards that count hold all that they held."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from layercache.store import manifest
+from layercache.store.layout import CONDITION, MANIFEST, SHARD, Run, ShardInfo
+from layercache.store.reader import Store
+from layercache.store.shard_checks import Problem
+from layercache.store.states import open_parquet, unreadable
+
+
+class Replaced(NamedTuple):
+    """A shard that does not count any more."""
+
+    shard: ShardInfo
+    by: ShardInfo | None
+    """The first shard that counts and replaces it; None when the one that did is replaced itself."""
+    lost: int
+    """Samples of it that lack, in the shards that count, something that it holds."""
+
+
+def sample_ids(shard: ShardInfo) -> list[str]:
+    """Read a shard's sample ids.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    path = shard.path / "samples.parquet"
+    try:
+        with open_parquet(path) as file:
+            ids: list[str] = file.read(columns=["sample_id"])["sample_id"].to_pylist()
+            return ids
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def replaced(store: Store, run: Run, condition: str) -> list[Replaced]:
+    """List the shards of a condition that are there but do not count, sorted by name.
+
+    Raises:
+        StoreError: a manifest is malformed, or a file missing.
+    """
+    counting = store.shards(run, condition)
+    names = {shard.name for shard in counting}
+    by = {name: shard for shard in reversed(counting) for name in shard.replaces}
+    paths = sorted((run.path / f"{CONDITION}{condition}").glob(f"{SHARD}*"))
+    gone = [path for path in paths if path.name.removeprefix(SHARD) not in names and (path / MANIFEST).exists()]
+    held = store.held(run, condition) if gone else None
+    found = []
+    for path in gone:
+        shard = manifest.read(path, run)
+        missing = held.missing(sample_ids(shard), shard.outputs) if held is not None else []
+        found.append(Replaced(shard, by.get(shard.name), len({name for _, names in missing for name in names})))
+    return found
+
+
+def lost_by_replacing(store: Store, run: Run) -> Iterator[Problem]:
+    """Look for samples that a replaced shard holds and no shard that counts."""
+    for condition in store.conditions(run):
+        for shard, by, lost in replaced(store, run, condition):
+            if lost:
+                what = f"replaces shard {shard.name} without holding all of it ({lost} of its samples)"
+                yield Problem(shard.path if by is None else by.path, what)
