@@ -383,6 +383,8 @@ def ls(store: Path, as_json: bool) -> None:
         _print_json(runs.to_pylist())
     else:
         table.write(runs, "table", sys.stdout.buffer, width=_width())
+    if note := listing.litter(store):
+        click.echo(note, err=True)
 
 
 @cli.command()
@@ -436,3 +438,55 @@ def _verdict(found: int, left: int, mended: bool) -> str:
     if not mended:
         return f"{found} problems; --repair moves what is damaged aside, so that extract can make it again"
     return f"{found} problems, {left} left; extract again to make what was moved aside"
+
+
+@cli.command()
+@click.option("--older-than", default="1h", show_default=True, metavar="TIME", help="Leave alone what is younger.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+@store_option
+@json_option
+def gc(older_than: str, dry_run: bool, store: Path, as_json: bool) -> None:
+    """Remove unfinished work, replaced shards and what is in quarantine.
+
+    Unfinished work of a writer that is alive on this machine stays, whatever its age. A store that several machines write
+    to, or read, needs a TIME longer than any of them takes over one shard or one analysis: 30m, 1h, 7d.
+    """
+    from layercache import quantities
+    from layercache.store import cleanup
+
+    done = cleanup.collect(store, older_than=quantities.seconds(older_than), dry_run=dry_run)
+    if as_json:
+        _print_json({name: [one._asdict() for one in listed] for name, listed in done._asdict().items()})
+        return
+    for one in (*done.removed, *done.kept):
+        click.echo(f"{one.path}: {one.what}")
+    size = quantities.in_words(sum(one.bytes for one in done.removed))
+    click.echo(f"{len(done.removed)} {'would be ' if dry_run else ''}removed, {size}", err=True)
+
+
+@cli.command()
+@click.argument("run_names", nargs=-1, metavar="[RUN]...")
+@click.option("--size", default="256MB", show_default=True, help="Size of a new shard's files, about.")
+@store_option
+@quiet_option
+@json_option
+def compact(run_names: tuple[str, ...], size: str, store: Path, quiet: bool, as_json: bool) -> None:
+    """Make few large shards of many small ones, of every run or those named.
+
+    What is stored stays the same, row for row. It takes the disk space of what is rewritten until `layercache gc` removes
+    the old shards, and about three times SIZE of memory. Results computed before are computed again when asked for.
+    """
+    from layercache import quantities
+    from layercache.store import compact as compacting
+    from layercache.store import reader
+
+    opened, progress = reader.open(store), _progress(quiet)
+    limit = quantities.nbytes(size)
+    done = []
+    for run in [opened.run(name) for name in run_names] or opened.runs():
+        for condition in opened.conditions(run):
+            done.append(compacting.compact(opened, run, condition, size=limit))
+            one = done[-1]
+            progress.note(f"{one.run}, {condition}: {one.shards} shards, {one.replaced} replaced by {len(one.made)}")
+    if as_json:
+        _print_json([one._asdict() for one in done])

@@ -20,6 +20,8 @@ class Replaced(NamedTuple):
     """The first shard that counts and replaces it; None when the one that did is replaced itself."""
     lost: int
     """Samples of it that lack, in the shards that count, something that it holds."""
+    holders: list[ShardInfo]
+    """The shards that count and hold any of its samples."""
 
 
 def sample_ids(shard: ShardInfo) -> list[str]:
@@ -49,18 +51,21 @@ def replaced(store: Store, run: Run, condition: str) -> list[Replaced]:
     paths = sorted((run.path / f"{CONDITION}{condition}").glob(f"{SHARD}*"))
     gone = [path for path in paths if path.name.removeprefix(SHARD) not in names and (path / MANIFEST).exists()]
     held = store.held(run, condition) if gone else None
-    found = []
+    found: list[Replaced] = []
     for path in gone:
+        assert held is not None
         shard = manifest.read(path, run)
-        missing = held.missing(sample_ids(shard), shard.outputs) if held is not None else []
-        found.append(Replaced(shard, by.get(shard.name), len({name for _, names in missing for name in names})))
+        ids = sample_ids(shard)
+        lost = {name for _, names in held.missing(ids, shard.outputs) for name in names}
+        holders = sorted({index for name in ids for index in held.holders.get(name, ())})
+        found.append(Replaced(shard, by.get(shard.name), len(lost), [counting[index] for index in holders]))
     return found
 
 
 def lost_by_replacing(store: Store, run: Run) -> Iterator[Problem]:
     """Look for samples that a replaced shard holds and no shard that counts."""
     for condition in store.conditions(run):
-        for shard, by, lost in replaced(store, run, condition):
+        for shard, by, lost, _ in replaced(store, run, condition):
             if lost:
                 what = f"replaces shard {shard.name} without holding all of it ({lost} of its samples)"
                 yield Problem(shard.path if by is None else by.path, what)

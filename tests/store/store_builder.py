@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+import layercache
 from layercache.store.layout import Run
 from layercache.store.writer import Shard, open_run
 
@@ -110,3 +111,21 @@ def put_shard(
     name = fill(shard, ids, outputs, salt).publish()
     assert name is not None
     return name
+
+
+def content(store: Path) -> dict[str, object]:
+    """Every row that counts, of every table, run and condition: what readers see, in whatever shards it lies."""
+    opened = layercache.open(store)
+    found: dict[str, object] = {}
+    with opened.connect() as connection:
+        for table in ("samples", "tokens", "hidden", "lens"):
+            rows = connection.sql(f"SELECT * FROM {table}").to_arrow_table().to_pylist()
+            found[table] = sorted(repr({**row, "absent": sorted(map(repr, row.get("absent", [])))}) for row in rows)
+    for run in opened.runs():
+        for condition in opened.conditions(run):
+            for site, pooling, layers in opened.features(run, condition):
+                for layer in layers:
+                    matrix = opened.matrix(run, layer, pooling, site=site, condition=condition)
+                    key = f"{run.id} {condition} {site} {pooling} {layer}"
+                    found[key] = (matrix.sample_ids.tolist(), matrix.values.tobytes())
+    return found

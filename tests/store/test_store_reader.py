@@ -471,7 +471,9 @@ def test_a_missing_or_cut_file_is_found_before_it_is_read(tmp_path: Path) -> Non
     (file,) = run.path.glob("condition=clean/shard=*/hidden.parquet")
     data = file.read_bytes()
     file.write_bytes(data[:-1])
-    with pytest.raises(StoreError, match=rf"damaged \({len(data) - 1} bytes, not {len(data)}\): `layercache verify --repair`"):
+    with pytest.raises(
+        StoreError, match=rf"damaged \({len(data) - 1} bytes, not {len(data)}\): `layercache verify --repair`"
+    ):
         reader.open(tmp_path).matrix(run, 0)
     file.unlink()
     with pytest.raises(StoreError, match="is missing: `layercache verify --repair` moves the shard aside"):

@@ -296,7 +296,9 @@ def test_a_damaged_shard_in_the_way_is_not_silently_kept(tmp_path: Path) -> None
     put_shard(run, range(3))
     file = shard_path(tmp_path) / "hidden.parquet"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(StoreError, match=r"in the way and damaged \(has .* bytes.*: run `layercache verify --deep --repair`"):
+    with pytest.raises(
+        StoreError, match=r"in the way and damaged \(has .* bytes.*: run `layercache verify --deep --repair`"
+    ):
         put_shard(run, range(3))
 
 
