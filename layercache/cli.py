@@ -490,3 +490,69 @@ def compact(run_names: tuple[str, ...], size: str, store: Path, quiet: bool, as_
             progress.note(f"{one.run}, {condition}: {one.shards} shards, {one.replaced} replaced by {len(one.made)}")
     if as_json:
         _print_json([one._asdict() for one in done])
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
+@store_option
+@quiet_option
+@json_option
+def merge(sources: tuple[Path, ...], store: Path, quiet: bool, as_json: bool) -> None:
+    """Copy what other stores hold into the store.
+
+    Runs of the same model and settings become one, whatever they are called; a sample that two shards hold counts once. The
+    other stores are only read. A merge that was stopped goes on where it was.
+
+    \b
+    layercache merge machine-a/store machine-b/store --store all
+    """
+    from dataclasses import asdict
+
+    from layercache import quantities
+    from layercache.store import merge as merging
+
+    progress = _progress(quiet)
+    done = [merging.merge(source, store, progress.note) for source in sources]
+    if as_json:
+        _print_json([asdict(one) for one in done])
+        return
+    for one in done:
+        for note in one.notes:
+            progress.note(note)
+        size = quantities.in_words(one.bytes)
+        click.echo(
+            f"{one.source}: {one.runs} new runs, {one.shards} shards ({one.there} were there), {one.files} files,"
+            f" {one.results} results, {size}"
+        )
+
+
+@cli.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--condition", help="Remove only what was stored under this condition.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_option
+def rm(run_name: str, condition: str | None, yes: bool, store: Path) -> None:
+    """Remove a run from the store, and the results that were computed from it.
+
+    It cannot be undone: extract and analyze make both again, with the model.
+    """
+    from layercache import quantities
+    from layercache.store import reader, removal
+
+    opened = reader.open(store)
+    run = opened.run(run_name)
+    asked = removal.plan(opened, run, condition)
+    what = run.id if condition is None else f"{run.id}, condition {condition}"
+    size = quantities.in_words(asked.bytes)
+    if not yes and not _confirmed(f"remove {what} ({asked.shards} shards, {asked.results} results, {size})?"):
+        click.echo("nothing was removed", err=True)
+        return
+    removal.carry_out(store, asked)
+    click.echo(f"removed {what}: {asked.shards} shards, {asked.results} results, {size}", err=True)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        raise RecipeError("nobody to ask, and nothing was removed: say --yes") from None

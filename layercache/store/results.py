@@ -109,8 +109,8 @@ def load(path: Path) -> pa.Table:
         raise StoreError(f"{file} cannot be read ({first_line(error)}): delete {path}, it can be made again") from error
 
 
-def listing(store: Path) -> list[ResultInfo]:
-    """List the newest result of every specification, sorted by path; damaged ones are left out.
+def listing(store: Path, *, newest: bool = True) -> list[ResultInfo]:
+    """List the newest result of every specification (or all), sorted by path; damaged ones are left out.
 
     What was asked of two versions of the data is one specification: the result computed last counts.
     """
@@ -119,7 +119,7 @@ def listing(store: Path) -> list[ResultInfo]:
         value = _intact(path.parent)
         if value is not None:
             info = ResultInfo(path.parent, *(value[name] for name in ResultInfo._fields[1:]))
-            key = digest([info.analysis, info.spec])
+            key = digest([info.analysis, info.spec]) if newest else str(info.path)
             if key not in found or (found[key].created, found[key].path) < (info.created, info.path):
                 found[key] = info
     return sorted(found.values())
