@@ -22,6 +22,8 @@ from layercache.store.schema import FORMAT, READER, SAMPLE_SCORES, Column, arrow
 from layercache.store.schema import RESULTS as RESULT_COLUMNS
 
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}")
+_UNSEALED = {"format", "reader", "analysis", "spec", "inputs", "hash", "created", "files"}
+"""Fields of the manifests written before they had a hash of their own."""
 _TABLES = ("results.parquet", "sample_scores.parquet")
 
 
@@ -133,8 +135,7 @@ def problems(store: Path, *, deep: bool) -> Iterator[tuple[Path, str]]:
             yield folder, "is damaged: delete it, the analysis can be run again"
         elif deep:
             data = (folder / MANIFEST).read_bytes()
-            # Manifests of results had no hash of their own at first.
-            if "sha256" in value and not own_hash_is_right(data):
+            if set(value) != _UNSEALED and not own_hash_is_right(data):
                 yield folder / MANIFEST, "its own sha256 is wrong"
             for name, stated in value["files"].items():
                 if hashlib.sha256((folder / name).read_bytes()).hexdigest() != stated["sha256"]:

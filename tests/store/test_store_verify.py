@@ -71,8 +71,6 @@ def test_a_flipped_byte_in_any_file_is_found(store: Path) -> None:
         for place in (0, len(good) // 3, len(good) // 2, 2 * len(good) // 3, len(good) - 2):
             path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
             problems = verify(store, deep=True)
-            if path.name == "manifest.json" and path.parent.parent.name == "results" and not problems:
-                continue  # a changed white space or time in a result's manifest changes nothing
             assert problems, f"{path} byte {place}"
             assert all(len(problem.what.splitlines()) == 1 for problem in problems)
         path.write_bytes(good)
