@@ -26,6 +26,7 @@ _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP}
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again (what is published is kept)",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again (what is published is kept)",
+    errno.EFBIG: "a file would be larger than this process may write (ulimit -f): raise that limit and run it again",
     errno.EACCES: "permission denied: choose another --store or change its permissions",
     errno.EPERM: "permission denied: choose another --store or change its permissions",
     errno.EROFS: "the file system is read-only: choose another --store",
