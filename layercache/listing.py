@@ -27,7 +27,7 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
         run.id,
         run.model,
         ", ".join(info.name for info in store.data(run)),
-        sum(len(store.samples(run, name)) for name in conditions[:1]),
+        sum(store.count_samples(run, name) for name in conditions[:1]),
         len(run.layers),
         ", ".join(conditions),
         len(outputs),

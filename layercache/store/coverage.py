@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from layercache.store import manifest
 from layercache.store.layout import CONDITION, MANIFEST, SHARD, Run, ShardInfo
 from layercache.store.reader import Store
 from layercache.store.shard_checks import Problem
-from layercache.store.states import open_parquet, unreadable
+from layercache.store.states import read_column
 
 
 class Replaced(NamedTuple):
@@ -30,13 +28,8 @@ def sample_ids(shard: ShardInfo) -> list[str]:
     Raises:
         StoreError: the file cannot be read.
     """
-    path = shard.path / "samples.parquet"
-    try:
-        with open_parquet(path) as file:
-            ids: list[str] = file.read(columns=["sample_id"])["sample_id"].to_pylist()
-            return ids
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
+    ids: list[str] = read_column(shard.path / "samples.parquet", "sample_id").to_pylist()
+    return ids
 
 
 def replaced(store: Store, run: Run, condition: str) -> list[Replaced]:

@@ -29,7 +29,7 @@ from layercache.store.layout import (
     run_paths,
 )
 from layercache.store.schema import TABLES, arrow_schema
-from layercache.store.states import Matrix, Source, open_parquet, read_states, unreadable
+from layercache.store.states import Matrix, Source, open_parquet, read_column, read_states, unreadable
 
 if TYPE_CHECKING:
     import duckdb
@@ -186,9 +186,13 @@ class Store:
 
     def _sample_ids(self, shard: ShardInfo) -> pa.Array:
         if shard.path not in self._ids:
-            table = _read(shard, SAMPLES, ["sample_id"])
-            self._ids[shard.path] = table["sample_id"].combine_chunks()
+            self._ids[shard.path] = read_column(shard.path / f"{SAMPLES}.parquet", "sample_id").combine_chunks()
         return self._ids[shard.path]
+
+    def count_samples(self, run: Run | str, condition: str = CLEAN) -> int:
+        """Count the distinct samples of a run under one condition."""
+        ids = [self._sample_ids(shard) for shard in self.shards(run, condition)]
+        return len(pa.chunked_array(ids, pa.string()).unique())
 
     def _excluded(self, run: Run, condition: str, output: str, layer: int) -> dict[str, frozenset[str]]:
         """Return, by shard, the samples whose rows of an output and layer do not count."""
