@@ -1,5 +1,6 @@
 """Compaction: fewer shards, the same rows, at any moment."""
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -26,7 +27,7 @@ from store_builder import (
 )
 
 from layercache.errors import StoreError
-from layercache.store import cleanup, compact, encode, reader
+from layercache.store import cleanup, compact, encode, manifest, reader
 from layercache.store.layout import Run
 from layercache.store.verify import verify
 from layercache.store.writer import Shard
@@ -205,10 +206,6 @@ def test_what_this_version_does_not_know_is_not_dropped(tmp_path: Path) -> None:
 
 def fix_manifest(path: Path) -> None:
     """Let a manifest state the files as they are."""
-    import hashlib
-
-    from layercache.store import manifest
-
     value = json.loads((path / "manifest.json").read_bytes())
     for name, info in value["files"].items():
         data = (path / name).read_bytes()
