@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check bench torture sample train clean
+.PHONY: demo test check bench torture awkward sample train clean
 
 demo: $(INSTALLED)  ## run the main job on the embedded model and data
 	$(BIN)/layercache run demo --store demo-store
@@ -23,6 +23,9 @@ bench: $(INSTALLED)  ## every benchmark, at its full size, with the rivals insta
 
 torture: $(INSTALLED)  ## the tests that are too slow for every day
 	$(BIN)/python -m pytest -q -m torture
+
+awkward: $(INSTALLED)  ## the store's tests once more: tiny row groups, one thread, a path full of odd characters
+	LAYERCACHE_AWKWARD=1 $(BIN)/python -m pytest -q -m "not torture" tests/store
 
 train: $(INSTALLED)  ## train the embedded model again (about an hour on 2 cores)
 	$(BIN)/python -m layercache.demo.train --out demo-weights

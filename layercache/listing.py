@@ -1,12 +1,14 @@
 """What a store holds, in words: the tables behind `layercache ls` and `layercache show`."""
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from layercache import quantities
 from layercache.outputs import TOKENS
-from layercache.store import head
-from layercache.store.layout import Run, ShardInfo
+from layercache.store import cleanup, head
+from layercache.store.layout import QUARANTINE, Run, ShardInfo
 from layercache.store.reader import Store
 
 
@@ -29,7 +31,7 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
         run.id,
         run.model,
         ", ".join(info.name for info in store.data(run)),
-        sum(len(store.samples(run, name)) for name in conditions[:1]),
+        sum(store.count_samples(run, name) for name in conditions[:1]),
         len(run.layers),
         ", ".join(conditions),
         len(outputs),
@@ -41,6 +43,19 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
 
 def _bytes(shards: list[ShardInfo]) -> int:
     return sum(file.bytes for shard in shards for file in shard.files.values())
+
+
+def litter(path: Path) -> str | None:
+    """Say what `layercache gc` could remove of a store without looking into its shards; None when there is nothing."""
+    left = cleanup.leftovers(path)
+    aside = list((path / QUARANTINE).glob("*"))
+    parts = []
+    if left:
+        size = quantities.in_words(sum(one.bytes for one in left))
+        parts.append(f"{len(left)} unfinished that no writer on this machine holds ({size})")
+    if aside:
+        parts.append(f"{len(aside)} in quarantine")
+    return f"{', '.join(parts)}: `layercache gc` removes them" if parts else None
 
 
 def describe(store: Store, name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ smaller name counts.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,20 @@ import pyarrow as pa
 from layercache.errors import StoreError
 from layercache.head import Head, Linear, Norm
 from layercache.store import tensors
-from layercache.store.layout import Run, canonical_json, check_format, first_line
+from layercache.store.layout import BESIDE_RUN, Run, canonical_json, check_format, first_line
 from layercache.store.publish import check_not_frozen, one_line_errors, place_file, staging, sync
 from layercache.store.schema import FORMAT, READER
 from layercache.store.shard_checks import Problem, file_sha256
 from layercache.store.tensors import Tensors
 
 _METADATA = "layercache"
-_NAME = re.compile(r"head-[0-9a-f]{16}\.safetensors")
+
 _KINDS = ("rms", "layer")
 
 
 def find(run: Run) -> Path | None:
     """Return the file of a run's head, or None where it has none."""
-    return min((path for path in run.path.glob("head-*.safetensors") if _NAME.fullmatch(path.name)), default=None)
+    return min((path for path in run.path.glob("head-*.safetensors") if BESIDE_RUN.fullmatch(path.name)), default=None)
 
 
 def write(run: Run, head: Head) -> Path:
@@ -90,7 +89,7 @@ def problems(run: Run, *, deep: bool) -> Iterator[Problem]:
     """Check a run's head; `deep` also every byte."""
     for path in sorted(run.path.glob("head-*")):
         try:
-            if not _NAME.fullmatch(path.name):
+            if not BESIDE_RUN.fullmatch(path.name):
                 yield Problem(path, "is not the name of a head: delete it")
             elif deep and not path.stem.endswith(file_sha256(path)[:16]):
                 yield Problem(path, "its sha256 is not the one in its name: delete it and save the head again")

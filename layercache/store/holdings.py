@@ -80,12 +80,20 @@ def exclusions(shards: Sequence[ShardInfo], sample_ids: Sequence[Sequence[str]])
     for holders, ids in shared.items():
         before: frozenset[Pair] = pairs[holders[0]]
         for index in holders[1:]:
-            again = sorted(pairs[index] & before, key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1]))
-            found[index, tuple(again)] += ids
+            found[index, _in_order(pairs[index] & before)] += ids
             before |= pairs[index]
     return [
         Exclusion(shards[i].name, {SAMPLES: None, **_outputs(again)}, sorted(ids)) for (i, again), ids in found.items()
     ]
+
+
+def united(pairs: Iterable[Pair]) -> Outputs:
+    """Return outputs and their layers, ascending, from (output, layer) pairs in any order."""
+    return _outputs(_in_order(pairs))
+
+
+def _in_order(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    return tuple(sorted(pairs, key=lambda pair: (pair[0], -1 if pair[1] is None else pair[1])))
 
 
 def _holders(sample_ids: Sequence[Sequence[str]]) -> dict[str, tuple[int, ...]]:

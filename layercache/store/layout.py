@@ -6,6 +6,7 @@
 <store>/recipes/<name>-<seq>-<sha16>.json
 <store>/results/<analysis>-<hash8>/manifest.json, results.parquet, …
 <store>/.tmp/…                       never read
+<store>/.quarantine/…                never read; what `verify --repair` moved out of the way
 <store>/FROZEN                       writers refuse the store; its text says what to do instead
 """
 
@@ -24,7 +25,10 @@ from layercache.store.schema import FORMAT
 RUN, CONDITION, SHARD = "run=", "condition=", "shard="
 RUN_FILE, MANIFEST = "run.json", "manifest.json"
 ROWS, RECIPES, RESULTS, TEMPORARY, FROZEN = "rows", "recipes", "results", ".tmp", "FROZEN"
+QUARANTINE = ".quarantine"
 CLEAN = "clean"
+BESIDE_RUN = re.compile(r"head-(?P<sha>[0-9a-f]{16})\.safetensors")
+"""Files that may stand beside a `run.json`: written once, named by their content's sha256."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -268,9 +272,14 @@ def run_paths(store: Path) -> list[Path]:
     return sorted(path for path in store.glob(f"{RUN}*") if (path / RUN_FILE).is_file())
 
 
+def beside_run(run: Run) -> list[Path]:
+    """List the known files beside a run's `run.json`, sorted."""
+    return sorted(path for path in run.path.iterdir() if BESIDE_RUN.fullmatch(path.name))
+
+
 def is_store(path: Path) -> bool:
     """Tell whether a directory is a store, perhaps an empty one."""
-    known = {RECIPES, RESULTS, TEMPORARY, FROZEN}
+    known = {RECIPES, RESULTS, TEMPORARY, QUARANTINE, FROZEN}
     names = [entry.name for entry in path.iterdir()]
     return any(name in known or name.startswith(RUN) for name in names) or all(name[0] == "." for name in names)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from layercache.store.layout import CONDITION, MANIFEST, SHARD, FileInfo, Run, S
 from layercache.store.schema import FORMAT, READER
 
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.parquet")
+MEND = "`layercache verify --repair` moves the shard aside and the next `extract` makes it again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,6 +32,11 @@ def encode(run: Run, shard: ShardInfo) -> bytes:
         "run_sha256": shard.run_sha256,
         "sha256": "",
     }
+    return seal(value)
+
+
+def seal(value: dict[str, Any]) -> bytes:
+    """Return the bytes of a manifest whose last field is the empty `sha256`, with the hash in it."""
     empty = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     head, field, tail = empty.rpartition(b'"sha256": ""')
     return head + field[:-1] + hashlib.sha256(empty).hexdigest().encode() + field[-1:] + tail
@@ -65,7 +72,7 @@ def read(path: Path, run: Run) -> ShardInfo:
 
 
 def check_sizes(shard: ShardInfo) -> None:
-    """Refuse a shard of which a file is missing or cut short.
+    """Refuse a shard of which a file is missing, cut short, or a link to somewhere else.
 
     Raises:
         StoreError: names the file and says what to do.
@@ -73,13 +80,13 @@ def check_sizes(shard: ShardInfo) -> None:
     for name, info in shard.files.items():
         path = shard.path / name
         try:
-            size = path.stat().st_size
+            found = path.lstat()
         except OSError as error:
-            raise StoreError(f"{path} is missing: delete the folder {shard.path} and extract again") from error
-        if size != info.bytes:
-            raise StoreError(
-                f"{path} is damaged ({size} bytes, not {info.bytes}): delete the folder {shard.path} and extract again"
-            )
+            raise StoreError(f"{path} is missing: {MEND}") from error
+        if stat.S_ISLNK(found.st_mode):
+            raise StoreError(f"{path} is a symbolic link, which a store may not hold: {MEND}")
+        if found.st_size != info.bytes:
+            raise StoreError(f"{path} is damaged ({found.st_size} bytes, not {info.bytes}): {MEND}")
 
 
 def _shard(path: Path, value: dict[str, Any]) -> ShardInfo:

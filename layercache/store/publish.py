@@ -3,31 +3,37 @@
 A directory is written under `<store>/.tmp/`, every file is forced to the disk, then the directory, and
 one rename puts it in its place; the parents follow. Renaming onto a directory that is not empty fails,
 which makes the rename "put if absent": of several writers of the same thing exactly one wins. Nothing
-here relies on file locks, which some network file systems silently ignore.
+here relies on file locks, which some network file systems silently ignore; the one lock there is, on a
+directory being written, only keeps `gc` on the same machine from taking it for a leftover.
 """
 
 import errno
+import fcntl
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from layercache.errors import StoreError
 from layercache.store.layout import TEMPORARY, first_line, frozen_hint
 
 _OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
+_LOCKED = {errno.EWOULDBLOCK, errno.EACCES}
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP}
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again (what is published is kept)",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again (what is published is kept)",
+    errno.EFBIG: "a file would be larger than this process may write (ulimit -f): raise that limit and run it again",
     errno.EACCES: "permission denied: choose another --store or change its permissions",
     errno.EPERM: "permission denied: choose another --store or change its permissions",
     errno.EROFS: "the file system is read-only: choose another --store",
     errno.ENOTDIR: "part of the path is a file: choose another --store",
     errno.EEXIST: "part of the path is a file: choose another --store",
 }
+_CHUNK = 8 * 2**20
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -93,9 +99,38 @@ def staging(store: Path) -> Iterator[Path]:
     # Not tempfile: its directories are readable by their owner only, and what is published would be too.
     folder.mkdir()
     try:
-        yield folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            # Where a file system cannot lock, the age of the directory is all that `gc` goes by.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+        finally:
+            os.close(handle)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_being_written(staged: Path) -> bool:
+    """Tell whether a living writer on this machine holds a directory under `<store>/.tmp/`."""
+    try:
+        handle = os.open(staged, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _LOCKED
+    finally:
+        os.close(handle)
+    return False
+
+
+def remove(store: Path, path: Path) -> None:
+    """Take a file or a directory out of a store in one step, then delete it; a crash leaves it in `.tmp`."""
+    with staging(store) as folder:
+        path.rename(folder / path.name)
+        sync(path.parent)
 
 
 def publish_folder(staged: Path, final: Path) -> bool:
@@ -128,3 +163,19 @@ def place_file(staged: Path, final: Path) -> None:
     make_folder(final.parent)
     staged.replace(final)
     sync(final.parent)
+
+
+def copy_file(source: Path, target: Path) -> str:
+    """Copy a file's bytes and force them to the disk.
+
+    Returns:
+        The sha256 of what was copied, in hex.
+    """
+    sha256 = hashlib.sha256()
+    with source.open("rb") as given, target.open("wb") as file:
+        while data := given.read(_CHUNK):
+            sha256.update(data)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return sha256.hexdigest()

@@ -35,6 +35,7 @@ from layercache.store.states import (
     Matrix,
     Source,
     open_parquet,
+    read_column,
     read_states,
     unreadable,
     with_labels,
@@ -177,8 +178,13 @@ class Store:
                 # A folder without a manifest is not a shard: one that is being deleted, or copied here.
                 if not (path / MANIFEST).exists():
                     continue
-                shard = manifest.read(path, run)
-                manifest.check_sizes(shard)
+                try:
+                    shard = manifest.read(path, run)
+                    manifest.check_sizes(shard)
+                except StoreError:
+                    if path.exists():
+                        raise
+                    continue  # `gc` took it while it was looked at
                 self._shards[path] = shard
             found.append(self._shards[path])
         replaced = {name for shard in found for name in shard.replaces}
@@ -212,9 +218,13 @@ class Store:
 
     def _sample_ids(self, shard: ShardInfo) -> pa.Array:
         if shard.path not in self._ids:
-            table = _read(shard, SAMPLES, ["sample_id"])
-            self._ids[shard.path] = table["sample_id"].combine_chunks()
+            self._ids[shard.path] = read_column(shard.path / f"{SAMPLES}.parquet", "sample_id").combine_chunks()
         return self._ids[shard.path]
+
+    def count_samples(self, run: Run | str, condition: str = CLEAN) -> int:
+        """Count the distinct samples of a run under one condition."""
+        ids = [self._sample_ids(shard) for shard in self.shards(run, condition)]
+        return len(pa.chunked_array(ids, pa.string()).unique())
 
     def _excluded(self, run: Run, condition: str, output: str, layer: int) -> dict[str, frozenset[str]]:
         """Return, by shard, the samples whose rows of an output and layer do not count."""

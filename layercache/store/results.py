@@ -4,7 +4,6 @@ A result may be deleted at any time; its directory is published whole, as a shar
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,14 @@ import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
 from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, read_json, refuse_link
+from layercache.store.manifest import own_hash_is_right, seal
 from layercache.store.publish import READ_ONLY, one_line_errors, publish_folder, staging, write_file
 from layercache.store.schema import FORMAT, READER, SAMPLE_SCORES, Column, arrow_schema
 from layercache.store.schema import RESULTS as RESULT_COLUMNS
 
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}")
+_UNSEALED = {"format", "reader", "analysis", "spec", "inputs", "hash", "created", "files"}
+"""Fields of the manifests written before they had a hash of their own."""
 _TABLES = ("results.parquet", "sample_scores.parquet")
 
 
@@ -109,8 +111,8 @@ def load(path: Path) -> pa.Table:
         raise StoreError(f"{file} cannot be read ({first_line(error)}): delete {path}, it can be made again") from error
 
 
-def listing(store: Path) -> list[ResultInfo]:
-    """List the newest result of every specification, sorted by path; damaged ones are left out.
+def listing(store: Path, *, newest: bool = True) -> list[ResultInfo]:
+    """List the newest result of every specification (or all), sorted by path; damaged ones are left out.
 
     What was asked of two versions of the data is one specification: the result computed last counts.
     """
@@ -119,7 +121,7 @@ def listing(store: Path) -> list[ResultInfo]:
         value = _intact(path.parent)
         if value is not None:
             info = ResultInfo(path.parent, *(value[name] for name in ResultInfo._fields[1:]))
-            key = digest([info.analysis, info.spec])
+            key = digest([info.analysis, info.spec]) if newest else str(info.path)
             if key not in found or (found[key].created, found[key].path) < (info.created, info.path):
                 found[key] = info
     return sorted(found.values())
@@ -132,6 +134,9 @@ def problems(store: Path, *, deep: bool) -> Iterator[tuple[Path, str]]:
         if value is None:
             yield folder, "is damaged: delete it, the analysis can be run again"
         elif deep:
+            data = (folder / MANIFEST).read_bytes()
+            if set(value) != _UNSEALED and not own_hash_is_right(data):
+                yield folder / MANIFEST, "its own sha256 is wrong"
             for name, stated in value["files"].items():
                 if hashlib.sha256((folder / name).read_bytes()).hexdigest() != stated["sha256"]:
                     yield folder / name, "its sha256 is not the manifest's"
@@ -177,8 +182,9 @@ def _manifest(identity: dict[str, Any], files: dict[str, bytes]) -> bytes:
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
+        "sha256": "",
     }
-    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+    return seal(value)
 
 
 def _encoded(outcome: Outcome) -> dict[str, bytes]:

@@ -25,6 +25,11 @@ from layercache.store.layout import (
 from layercache.store.schema import TABLES, Table, arrow_schema
 from layercache.store.states import open_parquet
 
+ADVICE = ": run `layercache verify`"
+RUN_CHANGED = f"{RUN_FILE} is not the one the shard was written for"
+NOT_LISTED = "is not in the manifest"
+LINK = "is a symbolic link: what a store holds has to lie in it"
+
 
 class Problem(NamedTuple):
     """Something that is not as it should be, and where."""
@@ -46,20 +51,36 @@ def shard_problems(path: Path, run: Run, *, deep: bool) -> list[Problem]:
         shard = manifest.read(path, run)
         problems = [*_manifest(shard, run), *_files(shard)]
     except (StoreError, OSError) as error:
-        return [Problem(path / MANIFEST, first_line(error))]
-    if problems:
-        return problems
+        return [Problem(path / MANIFEST, told(error, path / MANIFEST))]
+    return problems or table_problems(shard, run, deep=deep)
+
+
+def table_problems(shard: ShardInfo, run: Run, *, deep: bool) -> list[Problem]:
+    """Check the tables of a shard whose manifest is right, also of one that is not published yet.
+
+    Returns:
+        What is wrong: row counts and schema; with `deep` also every byte and every row.
+    """
+    problems: list[Problem] = []
     for name, info in shard.files.items():
-        file = path / name
+        file = shard.path / name
         try:
             problems += _table(file, TABLES.get(file.stem), info.rows, run.width)
             if deep and file_sha256(file) != info.sha256:
                 problems.append(Problem(file, "its sha256 is not the manifest's"))
         except (pa.ArrowException, OSError) as error:
             problems.append(Problem(file, f"cannot be read: {first_line(error)}"))
-    if deep and not problems:
-        problems = _content(shard)
-    return problems
+    if problems or not deep:
+        return problems
+    try:
+        return _content(shard)
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
+        return [Problem(shard.path, f"its rows cannot be read: {first_line(error)}")]
+
+
+def told(error: BaseException, path: Path) -> str:
+    """Return what an error says of a path, without the path and without the advice to run `verify`."""
+    return first_line(error).removeprefix(f"{path} ").removeprefix(f"{path}: ").removesuffix(ADVICE)
 
 
 def _manifest(shard: ShardInfo, run: Run) -> Iterator[Problem]:
@@ -67,20 +88,24 @@ def _manifest(shard: ShardInfo, run: Run) -> Iterator[Problem]:
     if not manifest.own_hash_is_right(file.read_bytes()):
         yield Problem(file, "its own sha256 is wrong")
     if shard.run_sha256 != file_sha256(run.path / RUN_FILE):
-        yield Problem(file, f"{RUN_FILE} is not the one the shard was written for")
+        yield Problem(file, RUN_CHANGED)
     if shard.name != shard_name(shard.samples_sha256, shard.outputs, shard.replaces):
         yield Problem(shard.path, "its name is not the hash of its sample ids and outputs")
 
 
 def _files(shard: ShardInfo) -> Iterator[Problem]:
     there = {entry.name: entry for entry in shard.path.iterdir()}
+    if shard.path.is_symlink() or there[MANIFEST].is_symlink():
+        yield Problem(shard.path, LINK)
     for name, info in shard.files.items():
         if name not in there:
             yield Problem(shard.path / name, "is missing")
+        elif there[name].is_symlink():
+            yield Problem(shard.path / name, LINK)
         elif (size := there[name].stat().st_size) != info.bytes:
             yield Problem(shard.path / name, f"has {size} bytes, the manifest says {info.bytes}")
     for name in sorted(there.keys() - shard.files.keys() - {MANIFEST}):
-        yield Problem(shard.path / name, "is not in the manifest")
+        yield Problem(shard.path / name, NOT_LISTED)
 
 
 def _table(file: Path, table: Table | None, rows: int, width: int) -> Iterator[Problem]:
@@ -96,7 +121,11 @@ def _table(file: Path, table: Table | None, rows: int, width: int) -> Iterator[P
             if field.name not in added:
                 yield Problem(file, f"has no column {field.name}")
         elif not there.field(field.name).equals(field):
-            yield Problem(file, f"column {field.name} is {there.field(field.name)}, not {field}")
+            yield Problem(file, f"column {field.name} is {_kind(there.field(field.name))}, not {_kind(field)}")
+
+
+def _kind(field: pa.Field) -> str:
+    return f"{field.type}{' or NULL' if field.nullable else ''}"
 
 
 def _content(shard: ShardInfo) -> list[Problem]:

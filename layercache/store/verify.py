@@ -1,16 +1,19 @@
-"""Checks a whole store: every run, head, shard, rows file, recipe and result. Finds problems; mends nothing."""
+"""Checks a whole store: every run, head, shard, rows file, recipe and result. Finds problems; `repair` mends them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from layercache.errors import StoreError
 from layercache.store import head, results, rows, sequence
+from layercache.store.coverage import lost_by_replacing
 from layercache.store.layout import (
     CONDITION,
     MANIFEST,
     RECIPES,
+    RESULTS,
     ROWS,
     RUN,
+    RUN_FILE,
     SHARD,
     Run,
     check_store,
@@ -18,7 +21,8 @@ from layercache.store.layout import (
     read_json,
     read_run,
 )
-from layercache.store.shard_checks import Problem, file_sha256, shard_problems
+from layercache.store.reader import Store
+from layercache.store.shard_checks import LINK, RUN_CHANGED, Problem, file_sha256, shard_problems, told
 
 __all__ = ["Problem", "verify"]
 
@@ -27,7 +31,8 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
     """Check a store: sizes, row counts, schemas and names; with `deep` also every byte and every row.
 
     `deep` recomputes the sha256 of every file, and looks for keys that occur twice, states that are not
-    finite, and outputs that lack rows of a sample without a reason being stored.
+    finite, and outputs that lack rows of a sample without a reason being stored. The bytes of a `run.json`
+    are vouched for by the manifests of its shards, those of a manifest by its own last field.
 
     Returns:
         What is wrong; empty when all is well. Does not raise for anything it finds in the store.
@@ -41,17 +46,45 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
         try:
             run = read_run(path)
         except StoreError as error:
-            problems.append(Problem(path, first_line(error)))
+            problems.append(_without_run(path, error))
             continue
-        problems += _shards(run, deep)
-        problems += head.problems(run, deep=deep)
-        problems += _sequenced(path / ROWS, "parquet", rows.read_info)
+        problems += _run(run, deep)
     problems += _sequenced(store / RECIPES, "json", read_json)
-    return problems + [Problem(path, what) for path, what in results.problems(store, deep=deep)]
+    problems += [Problem(path, what) for path, what in results.problems(store, deep=deep)]
+    return [*problems, *_links(store)]
+
+
+def _without_run(path: Path, error: StoreError) -> Problem:
+    if (path / RUN_FILE).exists():
+        return Problem(path / RUN_FILE, told(error, path / RUN_FILE))
+    if any(path.glob(f"{CONDITION}*/{SHARD}*/{MANIFEST}")):
+        return Problem(path, f"has no {RUN_FILE}: extract the same model and settings again, which restores it")
+    return Problem(path, f"has no {RUN_FILE}: it is not a run and can be deleted")
+
+
+def _run(run: Run, deep: bool) -> Iterator[Problem]:
+    found = list(_shards(run, deep))
+    changed = [problem for problem in found if problem.what == RUN_CHANGED]
+    if changed and len(changed) == len(list(_shard_paths(run))):
+        # All shards disagree with it: it is `run.json` that has changed, not they.
+        found = [problem for problem in found if problem.what != RUN_CHANGED]
+        yield Problem(run.path / RUN_FILE, "its sha256 is not the one in the manifests of its shards")
+    yield from found
+    if not found:
+        try:
+            yield from lost_by_replacing(Store(run.store), run)
+        except StoreError as error:
+            yield Problem(run.path, first_line(error))
+    yield from _sequenced(run.path / ROWS, "parquet", rows.read_info)
+    yield from head.problems(run, deep=deep)
+
+
+def _shard_paths(run: Run) -> Iterable[Path]:
+    return sorted(run.path.glob(f"{CONDITION}*/{SHARD}*"))
 
 
 def _shards(run: Run, deep: bool) -> Iterator[Problem]:
-    for path in sorted(run.path.glob(f"{CONDITION}*/{SHARD}*")):
+    for path in _shard_paths(run):
         if (path / MANIFEST).exists():
             yield from shard_problems(path, run, deep=deep)
         else:
@@ -67,4 +100,12 @@ def _sequenced(folder: Path, suffix: str, read: Callable[[Path], object]) -> Ite
             else:
                 read(file.path)
         except (StoreError, OSError) as error:
-            yield Problem(file.path, first_line(error))
+            yield Problem(file.path, told(error, file.path) if isinstance(error, StoreError) else first_line(error))
+
+
+def _links(store: Path) -> Iterator[Problem]:
+    """Look for links among directories and the files outside shards; those in shards are checked with them."""
+    patterns = (f"{RUN}*", f"{RUN}*/*", f"{RUN}*/{ROWS}/*", RECIPES, f"{RECIPES}/*", RESULTS, f"{RESULTS}/*")
+    for path in sorted(path for pattern in (*patterns, f"{RESULTS}/*/*") for path in store.glob(pattern)):
+        if path.is_symlink():
+            yield Problem(path, LINK)

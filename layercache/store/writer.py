@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from layercache.store.layout import (
     ids_digest,
     is_store,
     place,
+    read_json,
     read_run,
     run_id,
     run_paths,
@@ -38,13 +40,14 @@ from layercache.store.publish import (
     check_not_frozen,
     make_folder,
     one_line_errors,
+    publish_file,
     publish_folder,
     staging,
     write_file,
 )
 from layercache.store.rows import put_rows
 from layercache.store.schema import FORMAT, READER
-from layercache.store.shard_checks import shard_problems
+from layercache.store.shard_checks import shard_problems, table_problems
 
 __all__ = ["Shard", "check_writable", "open_run", "put_rows"]
 
@@ -134,13 +137,27 @@ def _create_run(
     # Eight digits may, rarely, be taken by another spec of a model of the same name.
     ids = (run_id(model, spec_hash, length) for length in (8, 16, 64))
     path = next(path for path in (store / f"{RUN}{name}" for name in ids) if not (path / RUN_FILE).exists())
+    data = json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
     make_folder(store)
     with staging(store) as folder:
-        write_file(folder / RUN_FILE, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_file(folder / RUN_FILE, data)
         published = publish_folder(folder, path)
     if not published and not (path / RUN_FILE).exists():
-        raise StoreError(f"{path} has no {RUN_FILE}: run `layercache verify`, then move it away")
+        _restore_run(store, path, data)
+        published = True
     return read_run(path) if published else _find_run(store, spec_hash)
+
+
+def _restore_run(store: Path, path: Path, data: bytes) -> None:
+    """Put back a `run.json` that was lost or, damaged, moved away, when the run's shards were written for it."""
+    wanted = hashlib.sha256(data).hexdigest()
+    for file in sorted(path.glob(f"{CONDITION}*/{SHARD}*/{MANIFEST}")):
+        if read_json(file).get("run_sha256") != wanted:
+            raise StoreError(
+                f"{path} has no {RUN_FILE}, and {file.parent} was written for another one than this model and these"
+                f" settings give: put the file back, or move {path} away"
+            )
+    publish_file(store, path / RUN_FILE, data)
 
 
 class Shard:
@@ -152,6 +169,7 @@ class Shard:
         condition: how the forward pass was run.
         provenance: JSON values to keep in the manifest (versions, host, device, time).
         allow_nonfinite: keep states with infinities or NaN instead of refusing the shard.
+        replaces: names of shards of the condition that do not count any more once this one is there.
 
     Raises:
         StoreError: the condition's name is not safe in a path.
@@ -166,6 +184,7 @@ class Shard:
         condition: str = CLEAN,
         provenance: dict[str, Any],
         allow_nonfinite: bool = False,
+        replaces: Sequence[str] = (),
     ) -> None:
         unknown = [name for name in outputs if place(name) is None]
         if unknown:
@@ -176,6 +195,7 @@ class Shard:
         self.condition = check_condition(condition)
         self.provenance = provenance
         self.allow_nonfinite = allow_nonfinite
+        self.replaces = sorted(replaces)
         self.nbytes = 0
         self.n_samples = 0
         self._blocks: dict[str, list[Block]] = {}
@@ -197,8 +217,11 @@ class Shard:
         if table == "samples":
             self.n_samples += len(added.columns)
 
-    def publish(self) -> str | None:
+    def publish(self, *, check: bool = False) -> str | None:
         """Write the shard; it appears whole or not at all. Tables are encoded on several threads.
+
+        Args:
+            check: read back every byte and row before the shard appears, as `verify --deep` would.
 
         Returns:
             The shard's name; None when no sample was added. When a shard of the same samples and outputs
@@ -214,12 +237,14 @@ class Shard:
             return None
         check_not_frozen(self.run.store)
         sha256 = ids_digest(ids)
-        name = shard_name(sha256, self.outputs, [])
+        name = shard_name(sha256, self.outputs, self.replaces)
         final = self.run.path / f"{CONDITION}{self.condition}" / f"{SHARD}{name}"
         with one_line_errors(final):
             if not (final / MANIFEST).exists():
                 with staging(self.run.store) as folder:
                     info = self._write(folder, name, final, sha256)
+                    if check:
+                        self._check_staged(replace(info, path=folder))
                     write_file(folder / MANIFEST, manifest.encode(self.run, info))
                     if publish_folder(folder, final):
                         return name
@@ -254,15 +279,21 @@ class Shard:
             files={f"{table}.parquet": info for table, info in sorted(zip(self._blocks, infos, strict=True))},
             provenance=self.provenance,
             allow_nonfinite=self.allow_nonfinite,
-            replaces=[],
+            replaces=self.replaces,
             run_sha256=hashlib.sha256((self.run.path / RUN_FILE).read_bytes()).hexdigest(),
             sha256="",
         )
+
+    def _check_staged(self, info: ShardInfo) -> None:
+        problems = table_problems(info, self.run, deep=True)
+        if problems:
+            raise StoreError(f"{problems[0].path.name} of shard {info.name} {problems[0].what}: it was not published")
 
     def _check_there(self, final: Path) -> None:
         """Check the shard that another writer published before this one."""
         problems = shard_problems(final, self.run, deep=True)
         if problems:
             raise StoreError(
-                f"{final} is in the way and damaged ({problems[0].what}): delete that folder and run the command again"
+                f"{final} is in the way and damaged ({problems[0].what}): run `layercache verify --deep --repair`, then"
+                " this command again"
             )

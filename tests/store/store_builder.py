@@ -1,9 +1,14 @@
 """Builds small stores for the tests, and says what they must hold."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+import layercache
+from layercache.head import Head, Linear, Norm
 from layercache.store.layout import Run
 from layercache.store.writer import Shard, open_run
 
@@ -110,3 +115,36 @@ def put_shard(
     name = fill(shard, ids, outputs, salt).publish()
     assert name is not None
     return name
+
+
+def content(store: Path) -> dict[str, object]:
+    """Every row that counts, of every table, run and condition: what readers see, in whatever shards it lies."""
+    opened = layercache.open(store)
+    found: dict[str, object] = {}
+    with opened.connect() as connection:
+        for table in ("samples", "tokens", "hidden", "lens"):
+            rows = connection.sql(f"SELECT * FROM {table}").to_arrow_table().to_pylist()
+            found[table] = sorted(repr({**row, "absent": sorted(map(repr, row.get("absent", [])))}) for row in rows)
+    for run in opened.runs():
+        for condition in opened.conditions(run):
+            for site, pooling, layers in opened.features(run, condition):
+                for layer in layers:
+                    matrix = opened.matrix(run, layer, pooling, site=site, condition=condition)
+                    key = f"{run.id} {condition} {site} {pooling} {layer}"
+                    found[key] = (matrix.sample_ids.tolist(), matrix.values.tobytes())
+    return found
+
+
+VOCABULARY = 11
+TEXTS = ["", "<s>", " Paris", "Paris", " paris", "Lon", " Lond", "7", "é", "Par", "Paris"]
+PIECES = ["", "<s>", "▁Paris", "Paris", "▁paris", "Lon", "▁Lond", "7", "é", "Par", "<Paris>"]
+
+
+def make_head(bits: type = np.uint16, **changes: Any) -> Head:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((VOCABULARY, WIDTH), dtype=np.float32)
+    if bits is np.uint16:
+        weight = (weight.view(np.uint32) >> 16).astype(np.uint16)
+    norm = Norm("layer", 1e-5, rng.random(WIDTH, dtype=np.float32), rng.random(WIDTH, dtype=np.float32), False)
+    head = Head(norm, None, Linear(weight.astype(bits), None), 4.0, 0.5, pa.array(TEXTS), pa.array(PIECES))
+    return replace(head, **changes)

@@ -2,37 +2,36 @@
 
 import errno
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from store_builder import LAST, LAYERS, MEAN, WIDTH, add_samples, add_tokens, make_run, put_shard, sample_id, state
+from store_builder import (
+    LAST,
+    LAYERS,
+    MEAN,
+    PIECES,
+    VOCABULARY,
+    WIDTH,
+    add_samples,
+    add_tokens,
+    make_head,
+    make_run,
+    put_shard,
+    sample_id,
+    state,
+)
 
 from layercache import listing
 from layercache.errors import AnalysisError, StoreError
-from layercache.head import Head, Linear, Norm, float32
+from layercache.head import Head, Linear, float32
 from layercache.store import head as heads
 from layercache.store import reader, tensors
 from layercache.store.layout import Run
 from layercache.store.verify import verify
 from layercache.store.writer import Shard
-
-V = 11
-TEXTS = ["", "<s>", " Paris", "Paris", " paris", "Lon", " Lond", "7", "é", "Par", "Paris"]
-PIECES = ["", "<s>", "▁Paris", "Paris", "▁paris", "Lon", "▁Lond", "7", "é", "Par", "<Paris>"]
-
-
-def make_head(bits: type = np.uint16, **changes: Any) -> Head:
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((V, WIDTH), dtype=np.float32)
-    if bits is np.uint16:
-        weight = (weight.view(np.uint32) >> 16).astype(np.uint16)
-    norm = Norm("layer", 1e-5, rng.random(WIDTH, dtype=np.float32), rng.random(WIDTH, dtype=np.float32), False)
-    head = Head(norm, None, Linear(weight.astype(bits), None), 4.0, 0.5, pa.array(TEXTS), pa.array(PIECES))
-    return replace(head, **changes)
 
 
 @pytest.fixture
@@ -69,7 +68,11 @@ def test_what_is_written_is_read_back(run: Run, bits: type) -> None:
     assert table["top_ids"].to_pylist() == np.argsort(-logits(head, states), axis=1)[:, :2].tolist()
     assert listing.runs(reader.open(run.store))["head"].to_pylist() == [path.stat().st_size]
     described = listing.describe(reader.open(run.store), run.id)["head"]
-    assert (described["file"], described["vocabulary"], described["norm"]) == (path.name, V, "layer, eps 1e-05")
+    assert (described["file"], described["vocabulary"], described["norm"]) == (
+        path.name,
+        VOCABULARY,
+        "layer, eps 1e-05",
+    )
 
 
 def test_it_is_written_once(run: Run) -> None:
@@ -171,7 +174,7 @@ def test_what_does_not_fit_is_refused_in_one_line(run: Run, change: Any, message
 def test_a_later_field_or_tensor_is_let_be(run: Run) -> None:
     path = heads.write(run, make_head())
     rewrite(path, lambda t, v: (v.update(new=1), t.update({"new": np.ones(2, np.float32)})))
-    assert heads.read(run).vocabulary == V
+    assert heads.read(run).vocabulary == VOCABULARY
 
 
 def test_tokens_are_found_by_id_text_and_piece() -> None:
@@ -182,7 +185,7 @@ def test_tokens_are_found_by_id_text_and_piece() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (V, "ids are 0 to 10"),
+        (VOCABULARY, "ids are 0 to 10"),
         (-1, "ids are 0 to 10"),
         ("PARIS", "' paris', ' Paris'"),
         ("London", "near ones are ' Lond'"),

@@ -471,10 +471,12 @@ def test_a_missing_or_cut_file_is_found_before_it_is_read(tmp_path: Path) -> Non
     (file,) = run.path.glob("condition=clean/shard=*/hidden.parquet")
     data = file.read_bytes()
     file.write_bytes(data[:-1])
-    with pytest.raises(StoreError, match=rf"damaged \({len(data) - 1} bytes, not {len(data)}\): delete the folder"):
+    with pytest.raises(
+        StoreError, match=rf"damaged \({len(data) - 1} bytes, not {len(data)}\): `layercache verify --repair`"
+    ):
         reader.open(tmp_path).matrix(run, 0)
     file.unlink()
-    with pytest.raises(StoreError, match="is missing: delete the folder"):
+    with pytest.raises(StoreError, match="is missing: `layercache verify --repair` moves the shard aside"):
         reader.open(tmp_path).matrix(run, 0)
 
 
@@ -486,7 +488,7 @@ def test_a_flipped_byte_is_not_read_as_a_number(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(StoreError, match=r"hidden.parquet cannot be read .*run `layercache verify`") as failure:
+    with pytest.raises(StoreError, match=r"hidden.parquet cannot be read .*run `layercache verify --deep`") as failure:
         reader.open(tmp_path).matrix(run, 0)
     assert len(str(failure.value).splitlines()) == 1
 

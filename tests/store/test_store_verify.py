@@ -71,8 +71,6 @@ def test_a_flipped_byte_in_any_file_is_found(store: Path) -> None:
         for place in (0, len(good) // 3, len(good) // 2, 2 * len(good) // 3, len(good) - 2):
             path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
             problems = verify(store, deep=True)
-            if path.name == "manifest.json" and path.parent.parent.name == "results" and not problems:
-                continue  # a changed white space or time in a result's manifest changes nothing
             assert problems, f"{path} byte {place}"
             assert all(len(problem.what.splitlines()) == 1 for problem in problems)
         path.write_bytes(good)
@@ -97,7 +95,7 @@ def test_strange_files_and_folders_are_found(store: Path) -> None:
     found = {problem.path: problem.what for problem in verify(store)}
     assert found[shard / "more.parquet"] == "is not in the manifest"
     assert found[shard.parent / "shard=half"].startswith("has no manifest.json")
-    assert "run.json cannot be read" in found[store / "run=half"]
+    assert found[store / "run=half"] == "has no run.json: it is not a run and can be deleted"
     assert len(found) == 3
 
 
@@ -115,7 +113,7 @@ def test_a_changed_run_is_found(store: Path) -> None:
     (file,) = store.glob("run=*/run.json")
     value = json.loads(file.read_bytes())
     file.write_text(json.dumps({**value, "final_layer": 2}))
-    assert [problem.what for problem in verify(store)] == ["run.json is not the one the shard was written for"]
+    assert verify(store) == [Problem(file, "its sha256 is not the one in the manifests of its shards")]
     file.write_text(json.dumps({**value, "format": 7}))
     assert "store format 7" in verify(store)[0].what
 
@@ -160,7 +158,7 @@ def nan_state(table: pa.Table) -> pa.Table:
         (
             "hidden",
             lambda t: t.set_column(2, "layer", t["layer"].cast("int64")),
-            "column layer is pyarrow.Field<layer: int64",
+            "column layer is int64 or NULL, not int32",
         ),
         ("lens", lambda t: t.slice(2), f"{LENS} at layer 0 has rows of 2 samples, 4 expected"),
         (

@@ -62,12 +62,16 @@ def test_another_run_with_the_same_short_name_gets_a_longer_one(tmp_path: Path) 
     assert {r.hash for r in reader.open(tmp_path).runs()} == {run.hash, other.hash}
 
 
-def test_a_run_directory_without_run_json_is_not_written_into(tmp_path: Path) -> None:
+def test_a_lost_run_json_is_restored_when_the_shards_were_written_for_it(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     put_shard(run, range(2))
+    content = (run.path / "run.json").read_bytes()
     (run.path / "run.json").unlink()
-    with pytest.raises(StoreError, match=r"has no run\.json: run `layercache verify`, then move it away"):
-        make_run(tmp_path)
+    with pytest.raises(StoreError, match=r"has no run\.json, and .* was written for another one than this model"):
+        make_run(tmp_path, "another/tiny")
+    assert make_run(tmp_path) == run
+    assert (run.path / "run.json").read_bytes() == content
+    assert verify(tmp_path, deep=True) == []
 
 
 def test_the_same_settings_with_another_width_are_refused(tmp_path: Path) -> None:
@@ -292,7 +296,9 @@ def test_a_damaged_shard_in_the_way_is_not_silently_kept(tmp_path: Path) -> None
     put_shard(run, range(3))
     file = shard_path(tmp_path) / "hidden.parquet"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(StoreError, match=r"in the way and damaged \(has .* bytes.*delete that folder"):
+    with pytest.raises(
+        StoreError, match=r"in the way and damaged \(has .* bytes.*: run `layercache verify --deep --repair`"
+    ):
         put_shard(run, range(3))
 
 

@@ -1,0 +1,64 @@
+"""Which shards are replaced by others, and whether the shards that count hold all that they held."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from layercache.store import manifest
+from layercache.store.layout import CONDITION, MANIFEST, SHARD, Run, ShardInfo
+from layercache.store.reader import Store
+from layercache.store.shard_checks import Problem
+from layercache.store.states import read_column
+
+
+class Replaced(NamedTuple):
+    """A shard that does not count any more."""
+
+    shard: ShardInfo
+    by: ShardInfo | None
+    """The first shard that counts and replaces it; None when the one that did is replaced itself."""
+    lost: int
+    """Samples of it that lack, in the shards that count, something that it holds."""
+    holders: list[ShardInfo]
+    """The shards that count and hold any of its samples."""
+
+
+def sample_ids(shard: ShardInfo) -> list[str]:
+    """Read a shard's sample ids.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    ids: list[str] = read_column(shard.path / "samples.parquet", "sample_id").to_pylist()
+    return ids
+
+
+def replaced(store: Store, run: Run, condition: str) -> list[Replaced]:
+    """List the shards of a condition that are there but do not count, sorted by name.
+
+    Raises:
+        StoreError: a manifest is malformed, or a file missing.
+    """
+    counting = store.shards(run, condition)
+    names = {shard.name for shard in counting}
+    by = {name: shard for shard in reversed(counting) for name in shard.replaces}
+    paths = sorted((run.path / f"{CONDITION}{condition}").glob(f"{SHARD}*"))
+    gone = [path for path in paths if path.name.removeprefix(SHARD) not in names and (path / MANIFEST).exists()]
+    held = store.held(run, condition) if gone else None
+    found: list[Replaced] = []
+    for path in gone:
+        assert held is not None
+        shard = manifest.read(path, run)
+        ids = sample_ids(shard)
+        lost = {name for _, names in held.missing(ids, shard.outputs) for name in names}
+        holders = sorted({index for name in ids for index in held.holders.get(name, ())})
+        found.append(Replaced(shard, by.get(shard.name), len(lost), [counting[index] for index in holders]))
+    return found
+
+
+def lost_by_replacing(store: Store, run: Run) -> Iterator[Problem]:
+    """Look for samples that a replaced shard holds and no shard that counts."""
+    for condition in store.conditions(run):
+        for shard, by, lost, _ in replaced(store, run, condition):
+            if lost:
+                what = f"replaces shard {shard.name} without holding all of it ({lost} of its samples)"
+                yield Problem(shard.path if by is None else by.path, what)
