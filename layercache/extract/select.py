@@ -34,6 +34,8 @@ def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
     if spec.lens and not plan.with_head:
         raise ModelError(no_head(plan.checkpoint.name))
     for site in spec.sites:
+        if site != "resid" and plan.compiled:
+            raise ModelError(f"site {site} is inside the blocks that --compile makes one piece of: use --sites resid")
         if site != "resid":
             sublayer(structure.blocks[0], site)
     selection: Selection = {}
