@@ -83,7 +83,7 @@ def plan(
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. `auto` is the first GPU, else the CPU.
-        dtype: `auto` is the checkpoint's on a GPU and float32 on a CPU.
+        dtype: `auto` is the checkpoint's on a GPU, and where it comes quantised, and float32 on a CPU.
         attn: `auto`, `eager`, `sdpa`, `flex_attention`, `flash_attention_2`. `auto` is what transformers chooses.
         quantized: `int8` or `nf4`; None for the checkpoint's own weights.
         compiled: let torch compile every block.
@@ -258,12 +258,23 @@ def _device(device: str) -> torch.device:
 
 
 def _dtype(checkpoint: Checkpoint, device: torch.device, dtype: str) -> torch.dtype:
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    if device.type == "cpu":
-        return torch.float32
-    # The files say what the weights are; a configuration may have been copied from elsewhere. What belongs to
-    # quantised weights (`….weight.absmax`, `….SCB`) has a dtype of its own.
+    asked = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    own = quantize.own_method(checkpoint)
+    if own is not None:
+        # transformers leaves what is not quantised in such a checkpoint as it is, whatever dtype it is asked for.
+        stored = _stored_dtype(checkpoint)
+        if asked not in (None, stored):
+            name = str(stored).removeprefix("torch.")
+            raise ModelError(f"model {checkpoint.name} comes quantised ({own}), and runs in {name}: leave --dtype out")
+        return stored
+    if asked is not None:
+        return asked
+    return torch.float32 if device.type == "cpu" else _stored_dtype(checkpoint)
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the most frequent dtype of the files; a configuration may have been copied from elsewhere."""
+    # What belongs to quantised weights (`….weight.absmax`, `….SCB`) has a dtype of its own.
     stored = {name: kind for name, kind in checkpoint.tensors.items() if not _QUANTISED_EXTRA.search(name)}
     kinds = [_DTYPES[kind] for kind in stored.values() if kind in _DTYPES]
     return max(set(kinds), key=kinds.count) if kinds else torch.float32

@@ -6,6 +6,7 @@
 Only linear layers inside the blocks are quantised: embeddings, norms and heads stay as they are.
 """
 
+import copy
 import importlib
 import re
 from collections import Counter
@@ -124,23 +125,21 @@ def settle(module: nn.Module) -> None:
 
 
 def _linear4bit(layer: Any, states: torch.Tensor) -> torch.Tensor:
-    """Apply a 4-bit layer: dequantise, then one product in the layer's compute dtype."""
+    """Apply a 4-bit layer: dequantise, then one product, all in the layer's compute dtype."""
     dtype = layer.compute_dtype or states.dtype
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    return functional.linear(states.to(dtype), dequantised(layer).to(dtype), bias).to(states.dtype)
+    return functional.linear(states.to(dtype), _dequantised(layer, dtype), bias).to(states.dtype)
 
 
-def dequantised(layer: Any) -> torch.Tensor:
-    """Return a 4-bit layer's weight [out, in] in the dtype it was quantised from."""
+def _dequantised(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return a 4-bit layer's weight [out, in]."""
     from bitsandbytes import functional as kernels
 
-    state = layer.weight.quant_state
+    state = copy.copy(layer.weight.quant_state)
     shape, elements, block = state.shape, state.shape.numel(), state.blocksize
+    state.dtype = dtype
     state.shape = torch.Size((elements // block, block) if elements % block == 0 else (elements, 1))
-    try:
-        return kernels.dequantize_4bit(layer.weight.data, state).reshape(shape)  # type: ignore[no-any-return]
-    finally:
-        state.shape = shape
+    return kernels.dequantize_4bit(layer.weight.data, state).reshape(shape)  # type: ignore[no-any-return]
 
 
 def _quantised(module: nn.Module) -> Iterator[tuple[str, Any]]:
