@@ -178,7 +178,8 @@ def compile_errors(plan: Plan) -> Iterator[None]:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         remedy = "leave --compile out" if plan.compiled else f"use another --attn than {plan.attention}"
-        raise ModelError(f"model {plan.checkpoint.name} cannot be compiled: {first_line(error)}; {remedy}") from error
+        cause = first_line(getattr(error, "inner_exception", error))
+        raise ModelError(f"model {plan.checkpoint.name} cannot be compiled: {cause}; {remedy}") from error
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

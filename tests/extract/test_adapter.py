@@ -129,6 +129,22 @@ def test_numbers_are_those_of_peft(name: str, adapters: Callable[[str], Any], tm
     assert shard.provenance["self_check"]["hooks"] < 5e-5
 
 
+def test_the_demo_model_adapted_and_quantised(tmp_path: Path) -> None:
+    from layercache.demo import model_path
+
+    folder = model_path("demo")
+    adapter = train(folder, peft.LoraConfig(**LORA, target_modules=["q_proj", "down_proj"]), tmp_path / "my-lora")
+    runs = [run("demo", one, tmp_path / "s", quantize=how) for one in (None, adapter) for how in (None, "nf4")]
+    assert len({one.run for one in runs}) == 4
+    assert [one.model for one in runs] == ["demo", "demo", "demo+my-lora", "demo+my-lora"]
+    assert runs[2].run.startswith("demo-my-lora-")
+    compare(tmp_path / "s", runs[2], expected(folder, "llama", adapter))
+    store = reader.open(tmp_path / "s")
+    states = [store.matrix(one.run, 6, "last").values for one in runs]
+    gaps = [np.abs(states[i] - states[j]).max() for i in range(4) for j in range(i)]
+    assert min(gaps) > 1e-2 * np.abs(states[0]).max()
+
+
 @pytest.mark.parametrize("method", ["int8", "nf4"])
 @pytest.mark.parametrize("name", ["lora", "conv1d", "head"])
 def test_an_adapter_on_a_quantised_model(
