@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from layercache.errors import ModelError
-from layercache.extract import quantize
+from layercache.extract import batching, checkpoint, model, quantize
 from layercache.extract.run import extract
 from layercache.extract.summary import Summary
 from layercache.progress import Progress
@@ -244,3 +244,12 @@ def test_a_self_check_still_fails_under_int8(
     monkeypatch.setattr("layercache.extract.forward.inputs", unmasked)
     with pytest.raises(ModelError, match="padding on the right"):
         run(models_of("bert"), tmp_path / "s", quantize="int8")
+
+
+def test_int8_and_adapters_take_more_memory_a_token(models_of: Callable[..., Path]) -> None:
+    found = checkpoint.find(str(models_of("llama")))
+    plain, four, eight = (
+        model.plan(found, device="cpu", dtype="float32", attn="eager", quantized=how) for how in (None, "nf4", "int8")
+    )
+    bytes_of = [batching.token_bytes(plan, 10) for plan in (plain, four, eight)]
+    assert bytes_of[0] == bytes_of[1] < bytes_of[2]
