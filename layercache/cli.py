@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "sink_cutoff"),
-    *("dtype", "device", "attn", "truncate"),
+    *("dtype", "device", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
@@ -186,7 +186,11 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--sink-cutoff", type=float, help="Norm of an attention sink, in medians of the sample's tokens.")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--attn", help="auto, eager, sdpa.")
+@click.option("--attn", help="auto, eager, sdpa, flex_attention, flash_attention_2.")
+@click.option("--quantize", help="int8 or nf4: quantise the linear layers inside the blocks (bitsandbytes).")
+@click.option("--adapter", help="Folder of a PEFT adapter (LoRA) trained on the --model.")
+@click.option("--compile", is_flag=True, default=None, help="Let torch compile every block (--sites resid only).")
+@click.option("--reference", type=int, help="Measure the noise on this many samples run in float32; loads it twice.")
 @click.option("--truncate", is_flag=True, default=None, help="Cut prompts that are longer than the context.")
 @click.option("--batch-tokens", type=int, help="Padded tokens a batch may hold; found when not given.")
 @click.option("--precision", type=int, help="Mantissa bits kept: 7, 10 or 23.")
@@ -245,7 +249,12 @@ def _recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict
     data = {"source": given["source"], **{key: given[key] for key in DATA_OPTIONS if key in given}}
     extraction = {key: given[key] for key in EXTRACT_OPTIONS if key in given}
     name = dataset.data_name(recipe.validate(recipe.DataSpec, data, where="--data"))
-    table = {"name": name, "models": given["models"], "data": data, "extract": extraction}
+    models = given["models"]
+    if "adapter" in given:
+        if len(models) != 1:
+            raise RecipeError("--adapter goes with one --model; a recipe can name an adapter for each")
+        models = [{"model": models[0], "adapter": given["adapter"]}]
+    table = {"name": name, "models": models, "data": data, "extract": extraction}
     for setting in settings:
         recipe.override(table, setting)
     return recipe.build(table, where="command line")

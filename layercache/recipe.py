@@ -15,6 +15,9 @@ LabelKind = Literal["number", "category", "boolean", "text"]
 LABEL_KINDS: tuple[str, ...] = get_args(LabelKind)
 
 
+Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
+
+
 class Label(NamedTuple):
     """A declared label: the column it comes from and how it is to be understood."""
 
@@ -73,8 +76,12 @@ class ModelSpec(Spec):
     """A branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     """Overrides the recipe's `extract.dtype` for this model."""
-    attn: Literal["auto", "eager", "sdpa"] | None = None
+    attn: Attention | None = None
     """Overrides the recipe's `extract.attn` for this model."""
+    quantize: Literal["int8", "nf4"] | None = None
+    """Overrides the recipe's `extract.quantize` for this model."""
+    adapter: str | None = None
+    """The folder of an adapter that PEFT trained on this model (LoRA)."""
 
 
 class DataSpec(Spec):
@@ -130,8 +137,14 @@ class ExtractSpec(Spec):
     """`auto`: the checkpoint's on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-    attn: Literal["auto", "eager", "sdpa"] = "auto"
-    """The attention kernel."""
+    attn: Attention = "auto"
+    """The attention kernel; `auto` is what transformers chooses."""
+    quantize: Literal["int8", "nf4"] | None = None
+    """Quantise the linear layers inside the blocks with bitsandbytes: LLM.int8 or 4-bit NormalFloat."""
+    compile: bool = False
+    """Let torch compile every block; site `resid` only."""
+    reference: int = Field(default=0, ge=0)
+    """Samples run again in float32, alone, with eager attention and unquantised weights, to measure this run's noise."""
     truncate: bool = False
     """Cut prompts longer than the model's context instead of refusing them."""
     batch_tokens: int | None = Field(default=None, ge=1)

@@ -193,3 +193,12 @@ def test_names_that_are_not_there(call: Call, films: Path) -> None:
     _refused(call("extract", "--nonsense"), "nonsense")
     _refused(call("extract"), "--model")
     _refused(call("run", "no-such-recipe"), "no-such-recipe")
+
+
+def test_settings_of_how_a_model_is_run(call: Call, films: Path) -> None:
+    _refused(_extract(call, films, "--quantize", "int3"), "extract.quantize", "'int8' or 'nf4'")
+    _refused(_extract(call, films, "--reference", "-1"), "extract.reference")
+    _refused(_extract(call, films, "--attn", "magic"), "extract.attn", "flash_attention_2")
+    _refused(_extract(call, films, "--adapter", "./no/such/adapter"), "no/such/adapter", "no such folder")
+    _refused(_extract(call, films, "--model", "demo:early", "--adapter", "x"), "--adapter goes with one --model")
+    _nothing_written()

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from layercache.errors import ModelError
+from layercache.extract import quantize
 from layercache.extract.copies import to_device
 from layercache.extract.model import Plan
 from layercache.extract.tokenize import Sample
@@ -140,8 +141,11 @@ def token_bytes(plan: Plan, longest: int) -> int:
     heads = getattr(config, "num_attention_heads", None) or 1
     attention = 2 * heads * longest if plan.attention == "eager" else 0
     element = torch.empty(0, dtype=plan.dtype).element_size()
+    # int8 keeps a float16 copy of a layer's input and sums in int32; an adapter's own path is in float32.
+    special = quantize.is_int8(plan.checkpoint, plan.quantization) or plan.checkpoint.adapter is not None
+    copies = 8 * max(inner, width) if special else 0
     # A float32 copy of the state is made for pooling and norms; the rest is in the model's dtype.
-    return int((8 * width + 3 * inner + attention) * element + 2 * width * 4)
+    return int((8 * width + 3 * inner + attention) * element + 2 * width * 4 + copies)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

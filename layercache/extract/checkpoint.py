@@ -6,6 +6,7 @@ can run code.
 """
 
 import json
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedConfig
 
 from layercache.errors import ModelError
+from layercache.extract import adapter as adapters
+from layercache.extract.adapter import Adapter
 
 _FETCH = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -29,11 +32,12 @@ class Checkpoint:
     """A model's files, found and listed; no weight is read yet.
 
     Attributes:
-        name: what the model is called in the store.
+        name: what the model is called in the store, `demo`, with an adapter `demo+my-lora`.
         raw_config: `config.json` as it stands in the file.
         weights: the safetensors files, sorted by name.
         tensors: name of every tensor → its dtype in safetensors' words (`F32`, `BF16`).
         remote_code: the user allowed code that comes with the model.
+        adapter: what PEFT trained on top of it.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Checkpoint:
     weights: tuple[Path, ...]
     tensors: dict[str, str]
     remote_code: bool
+    adapter: Adapter | None = None
 
     @property
     def architecture(self) -> str:
@@ -62,18 +67,24 @@ class Checkpoint:
         return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
 
 
-def find(model: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
+def find(
+    model: str, revision: str | None = None, *, adapter: str | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
     """Find a model's files and read its configuration.
 
     Args:
         model: a folder, a hub name, or `demo`, `demo:early`, `demo:middle`.
         revision: branch, tag or commit of a hub model.
+        adapter: the folder of an adapter.
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        ModelError: nothing there, no configuration, no safetensors weights, or weights that are cut off.
+        ModelError: nothing there, no configuration, no safetensors weights, or weights that are cut off; or
+            no such adapter.
     """
+    found = None if adapter is None else adapters.find(adapter)
     name, folder = _locate(model, revision, trust_remote_code)
+    _refuse_adapter(model, folder)
     raw = _raw_config(folder)
     weights = _weight_files(folder)
     tensors: dict[str, str] = {}
@@ -86,19 +97,25 @@ def find(model: str, revision: str | None = None, *, trust_remote_code: bool = F
             raise ModelError(f"model {model}: {load_hint(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"model {model} is an encoder-decoder: layercache reads models that are one stack of blocks")
-    return Checkpoint(name, folder, config, raw, weights, tensors, trust_remote_code)
+    name = name if found is None else f"{name}+{found.name}"
+    return Checkpoint(name, folder, config, raw, weights, tensors, trust_remote_code, found)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' notes and progress bars for a while; errors still arrive as exceptions."""
+    """Silence the libraries' notes and progress bars for a while; errors still arrive as exceptions."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
+    # bitsandbytes says at every product that it casts its input.
+    kernels = logging.getLogger("bitsandbytes")
+    level = kernels.level
+    kernels.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        kernels.setLevel(level)
         log.set_verbosity(verbosity)
         if bars:
             log.enable_progress_bar()
@@ -164,6 +181,18 @@ def _fetch(model: str, revision: str | None, trust_remote_code: bool) -> Path:
             f"model {model}: there is no such folder, it is not in the hub's cache and the hub cannot be reached"
         ) from error
     return Path(found)
+
+
+def _refuse_adapter(model: str, folder: Path) -> None:
+    """Refuse a folder with an adapter in it: transformers would apply it without being asked to."""
+    if not (folder / "adapter_config.json").is_file():
+        return
+    if (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {model} has an adapter among its files: copy the model without adapter_config.json, and give the"
+            " adapter, if it is wanted, with --adapter"
+        )
+    raise ModelError(f"model {model} is an adapter: give the model it was trained on, and it with --adapter {model}")
 
 
 def _raw_config(folder: Path) -> dict[str, Any]:

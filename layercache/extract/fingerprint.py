@@ -29,6 +29,16 @@ _VOLATILE = {
 }
 """Keys of a configuration that change no number, or that the run's own settings replace."""
 
+_ADAPTER_VOLATILE = {
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "auto_mapping",
+    "task_type",
+    "peft_version",
+}
+"""The same of an adapter's configuration."""
+
 
 def weights_sha256(files: tuple[Path, ...]) -> str:
     """Hash the content of weight files, whatever they are called and wherever they are.
@@ -46,6 +56,23 @@ def weights_sha256(files: tuple[Path, ...]) -> str:
 def config_sha256(raw_config: dict[str, Any]) -> str:
     """Hash a model's `config.json` without the keys that change no number."""
     return digest(_without_volatile(raw_config))
+
+
+def adapter_sha256(raw_config: dict[str, Any], weights: Path) -> str:
+    """Hash an adapter: the content of its weights and `adapter_config.json` without the keys that change no number.
+
+    Its lists name modules; PEFT writes them in any order. A key without a value is as good as none, since every
+    version of PEFT writes those it knows.
+
+    Raises:
+        OSError: the weights cannot be read.
+    """
+    config = {
+        key: sorted(value, key=str) if isinstance(value, list) else value
+        for key, value in raw_config.items()
+        if key not in _ADAPTER_VOLATILE and value is not None
+    }
+    return digest({"config": config, "weights": file_sha256(weights)})
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:

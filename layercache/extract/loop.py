@@ -5,6 +5,7 @@ import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -13,7 +14,7 @@ import transformers
 
 import layercache
 from layercache.errors import ModelError
-from layercache.extract import batching, selfcheck
+from layercache.extract import batching, quantize, reference, selfcheck
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
@@ -52,7 +53,7 @@ class Loop:
 
     Attributes:
         batches, padded_tokens: run so far.
-        notes: what the user should know (memory that ran out).
+        notes: what the user should know (memory that ran out, what is quantised, the noise measured).
         lacking: (output, reason) → samples whose states gave no row.
     """
 
@@ -78,6 +79,9 @@ class Loop:
         self.batches = self.padded_tokens = 0
         self.notes: list[str] = []
         self.lacking: Counter[tuple[str, str]] = Counter()
+        self.reference: dict[str, Any] | None = None
+        if model.quantized is not None:
+            self._note(quantize.note(model.quantized))
 
     def run(
         self,
@@ -115,6 +119,29 @@ class Loop:
                 scorer = self._scorer(selection, outputs)
                 self._run_group(self._forward(selection, outputs), scorer, samples, shards, task)
                 shards.close()
+
+    def compare(self, samples: list[Sample], expected: dict[int, torch.Tensor]) -> None:
+        """Measure how far this run's states are from others of the same samples, for the provenance and a note.
+
+        Args:
+            expected: layer → float32 [samples, d] at every sample's last token, as `reference.states` gives them.
+
+        Raises:
+            ModelError: memory runs out on a single prompt.
+        """
+        keep = reference.LastTokens(list(expected))
+        forward = Forward(self.model, [keep])
+        waiting = deque(batching.split(samples, self.budget))
+        while waiting:
+            members = waiting.popleft()
+            if self._attempt(forward, None, members) is None:
+                waiting.extendleft(reversed(self._smaller(members)))
+        self.reference = reference.differences(keep.stacked(samples), expected)
+        self._note(reference.note(self.reference))
+
+    def _note(self, text: str) -> None:
+        self.progress.note(text)
+        self.notes.append(text)
 
     def check(self, samples: list[Sample]) -> dict[str, float | None] | None:
         """Check the model, unless that is not wanted; return what was found, for a shard's provenance."""
@@ -214,9 +241,7 @@ class Loop:
         self.budget.halve(batching.padded(members))
         if self.model.plan.device.type == "cuda":
             torch.cuda.empty_cache()
-        note = f"memory ran out: batches are now {self.budget.tokens:,} tokens"
-        self.progress.note(note)
-        self.notes.append(note)
+        self._note(f"memory ran out: batches are now {self.budget.tokens:,} tokens")
         return batching.split(members, self.budget)
 
     def _provenance(self, checked: dict[str, float | None] | None) -> dict[str, Any]:
@@ -237,7 +262,25 @@ class Loop:
             "model": plan.checkpoint.name,
             "self_check": checked,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self._special(),
         }
+
+    def _special(self) -> dict[str, Any]:
+        """Say what an ordinary run has nothing to say about."""
+        plan, quantized = self.model.plan, self.model.quantized
+        told: dict[str, Any] = {}
+        if quantized is not None:
+            told["bitsandbytes"] = metadata.version("bitsandbytes")
+            told["quantized"] = quantized
+            told["batch_dependent"] = quantized["batch_dependent"]
+        if plan.checkpoint.adapter is not None:
+            told["peft"] = metadata.version("peft")
+            told["adapter"] = plan.checkpoint.adapter.name
+        if plan.compiled:
+            told["compile"] = True
+        if self.reference is not None:
+            told["reference"] = self.reference
+        return told
 
 
 def _bytes_a_token(model: Model, spec: ExtractSpec) -> int:

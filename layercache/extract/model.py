@@ -4,6 +4,10 @@ The skeleton is the same class on torch's `meta` device. A run whose every numbe
 never goes further than that.
 """
 
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +16,12 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from layercache.errors import ModelError
-from layercache.extract import structure
+from layercache.extract import adapter, quantize, structure
 from layercache.extract.checkpoint import Checkpoint, first_line, load_hint, quiet
 from layercache.extract.structure import Structure
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_QUANTISED_EXTRA = re.compile(r"\.weight\.|\.SCB$|scales?$|scale_inv$")
 _SANE_LENGTH = 10_000_000
 """A tokenizer without a limit says 1e30."""
 
@@ -27,9 +32,11 @@ class Plan:
 
     Attributes:
         structure: of the skeleton; its modules hold no numbers.
-        attention: the kernel, `eager` or `sdpa`.
+        attention: the kernel, `eager`, `sdpa`, `flex_attention` or `flash_attention_2`.
         context: tokens the model can see; None when nothing limits it.
         position_offset: what the model adds to a token's position (RoBERTa counts from its padding id + 1).
+        quantization: how the weights are quantised as they are read; None where they are taken as they are.
+        compiled: torch compiles every block.
     """
 
     checkpoint: Checkpoint
@@ -40,6 +47,8 @@ class Plan:
     attention: str
     context: int | None
     position_offset: int
+    quantization: Any = None
+    compiled: bool = False
 
     @property
     def dtype_name(self) -> str:
@@ -49,26 +58,48 @@ class Plan:
 
 @dataclass(frozen=True)
 class Model:
-    """A model on its device, in evaluation mode, and its parts."""
+    """A model on its device, in evaluation mode, and its parts.
+
+    Attributes:
+        quantized: which modules bitsandbytes quantised, as `quantize.describe` says it; None where it did not.
+    """
 
     plan: Plan
     module: nn.Module
     structure: Structure
+    quantized: dict[str, Any] | None = None
 
 
-def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
+def plan(
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    attn: str,
+    quantized: str | None = None,
+    compiled: bool = False,
+) -> Plan:
     """Decide how a model is run and find its parts, without its weights.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. `auto` is the first GPU, else the CPU.
-        dtype: `auto` is the checkpoint's on a GPU and float32 on a CPU.
-        attn: `auto`, `eager`, `sdpa`. `auto` is what transformers chooses.
+        dtype: `auto` is the checkpoint's on a GPU, and where it comes quantised, and float32 on a CPU.
+        attn: `auto`, `eager`, `sdpa`, `flex_attention`, `flash_attention_2`. `auto` is what transformers chooses.
+        quantized: `int8` or `nf4`; None for the checkpoint's own weights.
+        compiled: let torch compile every block.
 
     Raises:
-        ModelError: the device is not there, the kernel does not fit, or the model has no stack of blocks.
+        ModelError: the device is not there, the kernel does not fit, the model has no stack of blocks, it cannot
+            be quantised or loaded as it is quantised, or its adapter is for another model.
     """
     place = _device(device)
     chosen = _dtype(checkpoint, place, dtype)
+    _check_attention(attn, place, chosen)
+    quantize.check(checkpoint, quantized, place)
+    if compiled and (quantized is not None or quantize.own_method(checkpoint) is not None):
+        raise ModelError(
+            "--compile does not go with quantised weights: torch would compile every layer again and again"
+        )
     with quiet(), torch.device("meta"):
         try:
             skeleton = _auto(checkpoint).from_config(
@@ -77,6 +108,9 @@ def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
         except Exception as error:
             raise ModelError(f"model {checkpoint.name}: {load_hint(error)}") from error
     found = structure.analyse(skeleton, checkpoint.config)
+    settings = None if quantized is None else quantize.settings(quantized, skeleton, found, chosen)
+    if checkpoint.adapter is not None:
+        found = _adapted(skeleton, checkpoint, found, place)
     offset = _position_offset(found.base)
     return Plan(
         checkpoint=checkpoint,
@@ -87,6 +121,8 @@ def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
         attention=str(getattr(skeleton.config, "_attn_implementation", None) or "eager"),
         context=_context(checkpoint.config, offset),
         position_offset=offset,
+        quantization=settings,
+        compiled=compiled,
     )
 
 
@@ -98,7 +134,11 @@ def load(plan: Plan) -> Model:
             head that is missing would be random numbers, and is refused).
     """
     checkpoint = plan.checkpoint
-    placement = {} if plan.device.type == "cpu" else {"device_map": {"": plan.device}}
+    # transformers puts quantised weights on a GPU, where there is one, unless it is told.
+    told = plan.device.type != "cpu" or plan.quantization is not None or quantize.own_method(checkpoint) is not None
+    placement = {"device_map": {"": plan.device}} if told else {}
+    if plan.quantization is not None:
+        placement["quantization_config"] = plan.quantization
     with quiet():
         try:
             module, info = _auto(checkpoint).from_pretrained(
@@ -117,8 +157,29 @@ def load(plan: Plan) -> Model:
         except Exception as error:
             raise ModelError(f"model {checkpoint.name}: {load_hint(error)}") from error
     _refuse_missing(checkpoint, module, set(info["missing_keys"]))
+    quantize.settle(module)
+    if checkpoint.adapter is not None:
+        adapter.attach(module, checkpoint.adapter, _base_name(checkpoint), plan.device)
     module.eval().requires_grad_(False)
-    return Model(plan, module, structure.analyse(module, module.config))
+    found = structure.analyse(module, module.config)
+    if plan.compiled:
+        for block in found.blocks:
+            # The block's own computation alone: hooks on the block stay outside, where they see every call.
+            block.forward = torch.compile(block.forward, dynamic=True)
+    return Model(plan, module, found, quantize.describe(module))
+
+
+@contextmanager
+def compile_errors(plan: Plan) -> Iterator[None]:
+    """Turn what torch's compiler raises, at a block's first call, into a ModelError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        remedy = "leave --compile out" if plan.compiled else f"use another --attn than {plan.attention}"
+        cause = first_line(getattr(error, "inner_exception", error))
+        raise ModelError(f"model {plan.checkpoint.name} cannot be compiled: {cause}; {remedy}") from error
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -155,6 +216,37 @@ def _attention(attn: str) -> dict[str, str]:
     return {} if attn == "auto" else {"attn_implementation": attn}
 
 
+def _check_attention(attn: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse what transformers would fetch from the hub or fall back from."""
+    if attn != "flash_attention_2":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ModelError("--attn flash_attention_2 needs the package flash-attn, which is not installed; use sdpa")
+    if device.type != "cuda" or dtype == torch.float32:
+        raise ModelError(
+            f"--attn flash_attention_2 needs a GPU and 16 bits, and this run is {str(dtype).removeprefix('torch.')} on"
+            f" {device.type}: use sdpa, or --dtype bfloat16 on a GPU"
+        )
+
+
+def _adapted(skeleton: nn.Module, checkpoint: Checkpoint, bare: Structure, device: torch.device) -> Structure:
+    """Check an adapter on the skeleton, so that one for another model is refused before anything is stored."""
+    assert checkpoint.adapter is not None
+    with quiet():
+        adapter.attach(skeleton, checkpoint.adapter, _base_name(checkpoint), device)
+    found = structure.analyse(skeleton, checkpoint.config)
+    if (found.names, found.norm_name, found.n_layers) != (bare.names, bare.norm_name, bare.n_layers):
+        raise ModelError(
+            f"adapter {checkpoint.adapter.name} changes which parts the model has; merge it into the model's weights"
+        )
+    return found
+
+
+def _base_name(checkpoint: Checkpoint) -> str:
+    assert checkpoint.adapter is not None
+    return checkpoint.name.removesuffix(f"+{checkpoint.adapter.name}")
+
+
 def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -167,12 +259,25 @@ def _device(device: str) -> torch.device:
 
 
 def _dtype(checkpoint: Checkpoint, device: torch.device, dtype: str) -> torch.dtype:
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    if device.type == "cpu":
-        return torch.float32
-    # The files say what the weights are; a configuration may have been copied from elsewhere.
-    kinds = [_DTYPES[kind] for kind in checkpoint.tensors.values() if kind in _DTYPES]
+    asked = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    own = quantize.own_method(checkpoint)
+    if own is not None:
+        # transformers leaves what is not quantised in such a checkpoint as it is, whatever dtype it is asked for.
+        stored = _stored_dtype(checkpoint)
+        if asked not in (None, stored):
+            name = str(stored).removeprefix("torch.")
+            raise ModelError(f"model {checkpoint.name} comes quantised ({own}), and runs in {name}: leave --dtype out")
+        return stored
+    if asked is not None:
+        return asked
+    return torch.float32 if device.type == "cpu" else _stored_dtype(checkpoint)
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the most frequent dtype of the files; a configuration may have been copied from elsewhere."""
+    # What belongs to quantised weights (`….weight.absmax`, `….SCB`) has a dtype of its own.
+    stored = {name: kind for name, kind in checkpoint.tensors.items() if not _QUANTISED_EXTRA.search(name)}
+    kinds = [_DTYPES[kind] for kind in stored.values() if kind in _DTYPES]
     return max(set(kinds), key=kinds.count) if kinds else torch.float32
 
 

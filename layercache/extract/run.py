@@ -17,7 +17,7 @@ import numpy as np
 
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
-from layercache.extract import checkpoint, choices, estimate, fingerprint, head, model, select
+from layercache.extract import checkpoint, choices, estimate, fingerprint, head, model, quantize, reference, select
 from layercache.extract.checkpoint import Checkpoint, first_line
 from layercache.extract.choices import Choices
 from layercache.extract.loop import CHECKED, Loop
@@ -95,13 +95,26 @@ def extract(
 
 def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     """Find the model, tokenise the data and settle what is captured."""
-    found = checkpoint.find(model_spec.model, model_spec.revision, trust_remote_code=spec.trust_remote_code)
+    found = checkpoint.find(
+        model_spec.model,
+        model_spec.revision,
+        adapter=model_spec.adapter,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    quantized = model_spec.quantize or spec.quantize
     plan = model.plan(
-        found, device=spec.device, dtype=model_spec.dtype or spec.dtype, attn=model_spec.attn or spec.attn
+        found,
+        device=spec.device,
+        dtype=model_spec.dtype or spec.dtype,
+        attn=model_spec.attn or spec.attn,
+        quantized=quantized,
+        compiled=spec.compile,
     )
     selection, notes = select.select(spec, plan)
     if spec.save_head:
         head.check_plan(plan)
+    if spec.reference:
+        reference.check(plan)
     tokenizer = model.load_tokenizer(found)
     context = model.context_length(plan, tokenizer)
     samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
@@ -115,6 +128,7 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     summary = Summary("", found.name, data.name, rows=len(samples.of_row), samples=len(samples.distinct), notes=notes)
     summary.absent = _absent(selection, samples)
     run_spec = _run_spec(found, plan, tokenizer, data, context if spec.truncate else None)
+    run_spec["quantization"] = quantize.identity(quantized)
     return _Job(spec, data, plan, tokenizer, samples, selection, context, run_spec, summary)
 
 
@@ -122,6 +136,7 @@ def _run_spec(found: Checkpoint, plan: Plan, tokenizer: Any, data: Dataset, max_
     """Everything that changes a number, and nothing else."""
     try:
         weights = fingerprint.weights_sha256(found.weights)
+        adapter = found.adapter and fingerprint.adapter_sha256(found.adapter.raw_config, found.adapter.weights)
     except OSError as error:
         raise ModelError(f"model {found.name}: its weights cannot be read: {first_line(error)}") from error
     template = tokenizer.chat_template if data.chat else None
@@ -129,7 +144,7 @@ def _run_spec(found: Checkpoint, plan: Plan, tokenizer: Any, data: Dataset, max_
         "capture_schema": CAPTURE_SCHEMA,
         "weights": weights,
         "config": fingerprint.config_sha256(found.raw_config),
-        "adapter": None,
+        "adapter": adapter,
         "tokenizer": fingerprint.tokenizer_sha256(tokenizer),
         "chat_template": None if template is None else fingerprint.text_sha256(str(template)),
         "dtype": plan.dtype_name,
@@ -138,6 +153,7 @@ def _run_spec(found: Checkpoint, plan: Plan, tokenizer: Any, data: Dataset, max_
         "template": data.template,
         "chat": data.chat,
         "truncate": False if max_length is None else max_length,
+        **({"compile": True} if plan.compiled else {}),
     }
 
 
@@ -180,12 +196,16 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     estimate.check_space(sum(_estimate(job, groups, with_head=with_head).values()), store)
     scored = _choices(job, groups)
     before = {shard.name for shard in reader.open(store).shards(run)}
+    chosen = reference.choose([one for _, samples in groups for one in samples], job.spec.reference, job.spec.seed)
+    truth = reference.states(job.plan, chosen) if chosen else {}
     loaded = model.load(job.plan)
     # Before the samples are run: a head that cannot be saved is no news for the end of a long run.
     built = head.build(loaded, job.tokenizer) if with_head else None
     distinct = list(job.samples.distinct.values())
     loop = Loop(loaded, job.tokenizer, job.spec, max(map(len, distinct), default=1), progress, scored)
-    with checkpoint.quiet():
+    with checkpoint.quiet(), model.compile_errors(job.plan):
+        if chosen:
+            loop.compare(chosen, truth)
         if groups:
             loop.run(run, job.selection, groups, job.data.name, limits)
         elif distinct:

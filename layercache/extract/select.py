@@ -39,6 +39,8 @@ def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
             f"model {plan.checkpoint.name} fills in masked tokens and does not continue a prompt: leave out --choice"
         )
     for site in spec.sites:
+        if site != "resid" and plan.compiled:
+            raise ModelError(f"site {site} is inside the blocks that --compile makes one piece of: use --sites resid")
         if site != "resid":
             sublayer(structure.blocks[0], site)
     selection: Selection = {}

@@ -26,16 +26,20 @@ _LONGEST = 24
 _TOLERANCE: dict[torch.dtype, dict[str, float]] = {torch.float32: {"eager": 5e-5, "sdpa": 5e-4}}
 _TOLERANCE_16_BIT = 2e-2
 """Twice the noise of four blocks. Wrong positions or a wrong layer differ by tens of percent."""
+_TOLERANCE_INT8 = 1e-1
+"""Of padding alone, at four blocks: int8 takes columns in 16 bits by what any row of the batch holds. Four times the
+largest difference that models of nine architectures and the demo model show (2.4e-2); alone, they repeat exactly."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The largest relative differences found, and the tolerance they were held to."""
+    """The largest relative differences found, and the tolerances they were held to; padding has its own under int8."""
 
     hooks: float
     padding: float
     lens: float | None
     tolerance: float
+    padding_tolerance: float
 
     def as_json(self) -> dict[str, float | None]:
         """Return the numbers, for a shard's provenance."""
@@ -90,8 +94,9 @@ def check(model: Model, samples: Sequence[Sample], pad_id: int, unembedding: Une
     alone = states([one])
     own, logits = _own(model, _batch(model, [one], pad_id), with_logits=unembedding is not None)
     hooks = _hooks(model, alone, own, tolerance)
+    loose = _padding_tolerance(model, tolerance)
     padding = max(
-        _compare(f"padding on the {side}", alone, states([one, two], left=left), tolerance, model)
+        _compare(f"padding on the {side}", alone, states([one, two], left=left), loose, model)
         for side, left in (("right", False), ("left", True))
     )
     lens = None
@@ -102,7 +107,7 @@ def check(model: Model, samples: Sequence[Sample], pad_id: int, unembedding: Une
         lens = _difference(logits - logits.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True), model)
         if not lens <= tolerance:
             raise _failed(model, "the lens at the last layer against the model's own logits", lens, tolerance)
-    return CheckResult(hooks, padding, lens, tolerance)
+    return CheckResult(hooks, padding, lens, tolerance, loose)
 
 
 def _hooks(model: Model, alone: dict[int, torch.Tensor], own: list[torch.Tensor], tolerance: float) -> float:
@@ -175,6 +180,12 @@ def _tolerance(model: Model) -> float:
     if known is None:
         return _TOLERANCE_16_BIT * max(1.0, math.sqrt(model.structure.n_layers / 4))
     return known.get(model.plan.attention, max(known.values()))
+
+
+def _padding_tolerance(model: Model, tolerance: float) -> float:
+    if model.quantized is None or not model.quantized["batch_dependent"]:
+        return tolerance
+    return max(tolerance, _TOLERANCE_INT8 * max(1.0, math.sqrt(model.structure.n_layers / 4)))
 
 
 def _failed(model: Model, what: str, found: float, tolerance: float) -> ModelError:

@@ -207,7 +207,9 @@ def _linear_head(model: nn.Module, base: nn.Module) -> nn.Linear | None:
     head = _head(model)
     direct = any(child is head for child in model.children())
     others = [c for c in model.children() if c is not base and c is not head and any(True for _ in c.parameters())]
-    return head if isinstance(head, nn.Linear) and direct and not others else None
+    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():  # a quantised one holds bytes
+        return None
+    return head if direct and not others else None
 
 
 def _scale(config: Any) -> float:

@@ -34,7 +34,7 @@ def run(folder: Path, store: Path, data: Any = None, **settings: Any) -> Summary
 
 
 def scores(store: Path) -> pl.DataFrame:
-    frame = pl.from_arrow(reader.open(store).sql("SELECT * FROM choices ORDER BY sample_id, layer"))
+    frame = pl.from_arrow(reader.open(store).sql("SELECT * FROM choices ORDER BY sample_id, layer, choice"))
     assert isinstance(frame, pl.DataFrame)
     return frame
 
