@@ -30,6 +30,8 @@ class Budget:
 
     tokens: int
     rows: int = MAX_ROWS
+    equal: bool = False
+    """Only prompts of one length share a batch, for models that padding changes."""
 
     def halve(self, used: int) -> None:
         """Take half of what a batch that did not fit used.
@@ -83,7 +85,8 @@ def split(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
     for sample in sorted(samples, key=lambda one: (-len(one), one.id)):
         # Sorted longest first, so a batch is as wide as its first sample.
         here = batches[-1] if batches else []
-        if here and len(here) < budget.rows and (len(here) + 1) * len(here[0]) <= budget.tokens:
+        fits = here and len(here) < budget.rows and (len(here) + 1) * len(here[0]) <= budget.tokens
+        if fits and (len(here[0]) == len(sample) or not budget.equal):
             here.append(sample)
         else:
             batches.append([sample])

@@ -4,6 +4,7 @@ import platform
 import socket
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from layercache.extract import batching, selfcheck
 from layercache.extract.batching import Budget
 from layercache.extract.forward import Forward, Reducer
 from layercache.extract.lens import LensReducer
-from layercache.extract.model import Model
+from layercache.extract.model import Feed, Model
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.publish import Publisher, ShardLimits, ShardWriter
 from layercache.extract.select import Selection
@@ -46,10 +47,10 @@ class Loop:
     """
 
     def __init__(self, model: Model, tokenizer: Any, spec: ExtractSpec, longest: int, progress: Progress) -> None:
-        self.model, self.spec, self.progress = model, spec, progress
+        self.spec, self.progress = spec, progress
         self.words = Words(tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self.left = tokenizer.padding_side == "left"
+        self.model = replace(model, feed=Feed(left=tokenizer.padding_side == "left"))
         self.unembedding = Unembedding(model) if spec.lens else None
         tokens = spec.batch_tokens
         self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
@@ -92,10 +93,24 @@ class Loop:
                 self._run_group(self._forward(selection, outputs), samples, shards, task)
                 shards.close()
 
-    def _check(self, samples: list[Sample]) -> dict[str, float | None] | None:
+    def _check(self, samples: list[Sample]) -> dict[str, Any] | None:
+        """Check the model, and feed it and read its lens from then on as the check found right."""
         if not self.spec.self_check:
             return None
-        return selfcheck.check(self.model, samples, self.pad_id, self.unembedding).as_json()
+        found = selfcheck.check(self.model, samples, self.pad_id, self.unembedding, left=self.model.feed.left)
+        self.model = replace(self.model, feed=found.feed)
+        self.budget.equal = found.feed.together == "equal"
+        if found.feed.together == "alone":
+            self.budget.rows = 1
+        if found.why is not None:
+            self._note(f"prompts are run {found.feed}, since {found.why}")
+        if found.own_code:
+            self.unembedding = Unembedding(self.model, own_code=True)
+        return found.as_json()
+
+    def _note(self, text: str) -> None:
+        self.progress.note(text)
+        self.notes.append(text)
 
     def _forward(self, selection: Selection, outputs: Outputs) -> Forward:
         """Set up the reducers of the outputs that a group lacks."""
@@ -132,7 +147,11 @@ class Loop:
         plan = self.model.plan
         try:
             batch = batching.collate(
-                members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.left
+                members,
+                plan.device,
+                pad_id=self.pad_id,
+                position_offset=plan.position_offset,
+                left=self.model.feed.left,
             )
             return forward.run(batch)
         except (RuntimeError, MemoryError) as error:
@@ -150,12 +169,10 @@ class Loop:
         self.budget.halve(_padded(members))
         if self.model.plan.device.type == "cuda":
             torch.cuda.empty_cache()
-        note = f"memory ran out: batches are now {self.budget.tokens:,} tokens"
-        self.progress.note(note)
-        self.notes.append(note)
+        self._note(f"memory ran out: batches are now {self.budget.tokens:,} tokens")
         return batching.split(members, self.budget)
 
-    def _provenance(self, checked: dict[str, float | None] | None) -> dict[str, Any]:
+    def _provenance(self, checked: dict[str, Any] | None) -> dict[str, Any]:
         """Say what a shard is made with; none of it is part of the run's identity."""
         plan = self.model.plan
         gpu = plan.device.type == "cuda"

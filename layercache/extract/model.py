@@ -5,11 +5,12 @@ never goes further than that.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from layercache.errors import ModelError
 from layercache.extract import structure
@@ -48,12 +49,34 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Feed:
+    """How prompts are put together for a model. The self-check takes the first way that changes no number.
+
+    Attributes:
+        left: the side padding is on.
+        positions: position ids are given; otherwise the model counts by itself.
+        together: which prompts share a batch: of any length (`padded`), only of equal length (`equal`,
+            no padding at all), or none (`alone`).
+    """
+
+    left: bool = False
+    positions: bool = True
+    together: Literal["padded", "equal", "alone"] = "padded"
+
+    def __str__(self) -> str:
+        padded = f"padded on the {'left' if self.left else 'right'}"
+        how = {"padded": padded, "equal": "in batches of equal length", "alone": "one prompt at a time"}
+        return how[self.together] + ("" if self.positions else ", positions left to the model")
+
+
+@dataclass(frozen=True)
 class Model:
-    """A model on its device, in evaluation mode, and its parts."""
+    """A model on its device, in evaluation mode, its parts, and how prompts are fed to it."""
 
     plan: Plan
     module: nn.Module
     structure: Structure
+    feed: Feed = Feed()
 
 
 def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
@@ -146,9 +169,8 @@ def context_length(plan: Plan, tokenizer: Any) -> int | None:
 
 
 def _auto(checkpoint: Checkpoint) -> Any:
-    if not checkpoint.has_head:
-        return AutoModel
-    return AutoModelForMaskedLM if checkpoint.masked else AutoModelForCausalLM
+    """Return transformers' class for the kind of model that a checkpoint holds."""
+    return getattr(transformers, checkpoint.auto_class)
 
 
 def _attention(attn: str) -> dict[str, str]:

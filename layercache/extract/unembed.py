@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils import ModelOutput
 
 from layercache.errors import ModelError
 from layercache.extract.model import Model
@@ -72,12 +73,23 @@ class Unembedding:
         module, base = self.model.module, self.model.structure.base
         state = states.to(self.model.plan.dtype)[:, None, :]
         tokens = torch.zeros(len(states), 1, dtype=torch.int64, device=states.device)
-        with _replaced(base, BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=state)):
+        with _replaced(base, _Output(last_hidden_state=state)):
             out = module(input_ids=tokens)
         logits = logits_of(out)
         if logits is None:
             raise ModelError(f"{type(module).__name__}: its head cannot be run alone; use --lens none")
         return logits[:, 0].float()
+
+
+@dataclass
+class _Output(ModelOutput):  # type: ignore[misc]
+    """What a base model gives: its last state, and nothing for whatever else a head passes on."""
+
+    last_hidden_state: torch.Tensor | None = None
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 def logits_of(output: Any) -> torch.Tensor | None:
@@ -94,11 +106,14 @@ def no_head(name: str) -> str:
 @contextmanager
 def _replaced(base: nn.Module, output: Any) -> Iterator[None]:
     """Make a module return `output` whatever it is called with."""
+    own = base.__dict__.get("forward")  # accelerate puts its own there
     base.forward = lambda *_args, **_kwargs: output
     try:
         yield
     finally:
         del base.forward
+        if own is not None:
+            base.forward = own
 
 
 def _product(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
