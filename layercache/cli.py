@@ -20,7 +20,7 @@ from layercache.errors import LayercacheError, RecipeError
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXTRACT_OPTIONS = (
-    *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate"),
+    *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "device_map", "attn", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
@@ -171,6 +171,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--top-k", type=int, help="Tokens the lens keeps.")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--device-map", help="Spread the layers over all GPUs: auto, balanced, sequential.")
 @click.option("--attn", help="auto, eager, sdpa.")
 @click.option("--truncate", is_flag=True, default=None, help="Cut prompts that are longer than the context.")
 @click.option("--batch-tokens", type=int, help="Padded tokens a batch may hold; found when not given.")

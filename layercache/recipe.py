@@ -115,6 +115,8 @@ class ExtractSpec(Spec):
     """`auto`: the checkpoint's on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread a model's layers over all GPUs, as accelerate's setting of that name does; one device when not given."""
     attn: Literal["auto", "eager", "sdpa"] = "auto"
     """The attention kernel."""
     truncate: bool = False

@@ -4,7 +4,7 @@ A window of the next fifty batches' worth of samples, in data order, is sorted b
 batches; the batches then run in a seeded shuffled order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ def collate(samples: list[Sample], device: torch.device, *, pad_id: int, positio
     return Batch(samples, *tensors)
 
 
-def automatic(plan: Plan, longest: int) -> Budget:
+def automatic(plan: Plan, longest: int, devices: Iterable[torch.device] | None = None) -> Budget:
     """Choose a budget from the free memory and the model's size.
 
     On a CPU this is a cap that has to hold, since running out of memory there ends the process; on a GPU
@@ -116,8 +116,9 @@ def automatic(plan: Plan, longest: int) -> Budget:
 
     Args:
         longest: tokens of the longest sample, which decides what attention takes.
+        devices: those the model runs on, where that is not only the plan's; the fullest one counts.
     """
-    free, kind = _free_bytes(plan.device), plan.device.type
+    free, kind = min(map(_free_bytes, devices or [plan.device])), plan.device.type
     most = _MOST_TOKENS.get(kind, _MOST_TOKENS["cpu"])
     return Budget(max(1, min(most, int(free * _MEMORY_SHARE / token_bytes(plan, longest)))))
 

@@ -106,7 +106,8 @@ class LensReducer:
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
         """Keep a copy of the state at the positions read."""
-        self._states[layer] = hidden[self._rows, self._columns].float()
+        rows, columns = self._rows.to(hidden.device), self._columns.to(hidden.device)
+        self._states[layer] = hidden[rows, columns].float().to(self.unembedding.device)
 
     def finish(self, batch: Batch) -> dict[str, Any]:
         """Unembed every layer's states and return the rows."""
@@ -114,7 +115,7 @@ class LensReducer:
             return {}
         layers = sorted(layer for _, layer in self.wants)
         targets = [place.target for place in self._places]
-        device = batch.starts.device
+        device = self.unembedding.device
         follow = torch.tensor([t if t is not None else 0 for t in targets], dtype=torch.int64, device=device)
         states = torch.stack([self._states[layer] for layer in layers])
         reading = read(self.unembedding, states, follow, max(lens.top_k for lens in self.layers))

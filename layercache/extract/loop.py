@@ -18,7 +18,7 @@ from layercache.extract import batching, selfcheck
 from layercache.extract.batching import Budget
 from layercache.extract.forward import Forward, Reducer
 from layercache.extract.lens import LensReducer
-from layercache.extract.model import Feed, Model
+from layercache.extract.model import Feed, Model, vocabulary
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.publish import Publisher, ShardLimits, ShardWriter
 from layercache.extract.select import Selection
@@ -49,11 +49,13 @@ class Loop:
     def __init__(self, model: Model, tokenizer: Any, spec: ExtractSpec, longest: int, progress: Progress) -> None:
         self.spec, self.progress = spec, progress
         self.words = Words(tokenizer)
-        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        # Any id will do where the mask says padding, as long as the model has an embedding for it.
+        pad, size = tokenizer.pad_token_id, vocabulary(model.plan)
+        self.pad_id = pad if pad is not None and (size is None or pad < size) else 0
         self.model = replace(model, feed=Feed(left=tokenizer.padding_side == "left"))
         self.unembedding = Unembedding(model) if spec.lens else None
         tokens = spec.batch_tokens
-        self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
+        self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest, model.devices)
         self.batches = self.padded_tokens = 0
         self.notes: list[str] = []
 
@@ -184,6 +186,7 @@ class Loop:
             "python": platform.python_version(),
             "host": socket.gethostname(),
             "device": torch.cuda.get_device_name(plan.device) if gpu else f"{plan.device.type} {platform.machine()}",
+            "device_map": plan.device_map,
             "dtype": plan.dtype_name,
             "attention": plan.attention,
             "precision": self.spec.precision,

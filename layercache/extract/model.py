@@ -28,6 +28,7 @@ class Plan:
 
     Attributes:
         structure: of the skeleton; its modules hold no numbers.
+        device: where batches are made; with a `device_map`, the first of several.
         attention: the kernel, `eager` or `sdpa`.
         context: tokens the model can see; None when nothing limits it.
         position_offset: what the model adds to a token's position (RoBERTa counts from its padding id + 1).
@@ -41,6 +42,7 @@ class Plan:
     attention: str
     context: int | None
     position_offset: int
+    device_map: str | None = None
 
     @property
     def dtype_name(self) -> str:
@@ -78,18 +80,28 @@ class Model:
     structure: Structure
     feed: Feed = Feed()
 
+    @property
+    def devices(self) -> set[torch.device]:
+        """The devices its layers run on; what is kept on disk runs on the CPU or the first GPU."""
+        places = set(getattr(self.module, "hf_device_map", {}).values()) - {"disk"}
+        numbered = {f"{self.plan.device.type}:{place}" if isinstance(place, int) else place for place in places}
+        return {torch.device(place) for place in numbered} | {self.plan.device}
 
-def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
+
+def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str, device_map: str | None = None) -> Plan:
     """Decide how a model is run and find its parts, without its weights.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. `auto` is the first GPU, else the CPU.
         dtype: `auto` is the checkpoint's on a GPU and float32 on a CPU.
         attn: `auto`, `eager`, `sdpa`. `auto` is what transformers chooses.
+        device_map: `auto`, `balanced`, `sequential`: layers on several devices; None for all on `device`.
 
     Raises:
         ModelError: the device is not there, the kernel does not fit, or the model has no stack of blocks.
     """
+    if device_map is not None and device != "auto":
+        raise ModelError(f"device {device} and device_map {device_map} exclude each other: give one of them")
     place = _device(device)
     chosen = _dtype(checkpoint, place, dtype)
     with quiet(), torch.device("meta"):
@@ -110,6 +122,7 @@ def plan(checkpoint: Checkpoint, *, device: str, dtype: str, attn: str) -> Plan:
         attention=str(getattr(skeleton.config, "_attn_implementation", None) or "eager"),
         context=_context(checkpoint.config, offset),
         position_offset=offset,
+        device_map=device_map,
     )
 
 
@@ -121,7 +134,9 @@ def load(plan: Plan) -> Model:
             head that is missing would be random numbers, and is refused).
     """
     checkpoint = plan.checkpoint
-    placement = {} if plan.device.type == "cpu" else {"device_map": {"": plan.device}}
+    placement: dict[str, Any] = {} if plan.device.type == "cpu" else {"device_map": {"": plan.device}}
+    if plan.device_map is not None:
+        placement = {"device_map": plan.device_map}
     with quiet():
         try:
             module, info = _auto(checkpoint).from_pretrained(
@@ -166,6 +181,16 @@ def context_length(plan: Plan, tokenizer: Any) -> int | None:
     """Return how many tokens a prompt may have: the model's limit, or the tokenizer's when that is lower."""
     limits = [n for n in (plan.context, tokenizer.model_max_length) if n is not None and 0 < n < _SANE_LENGTH]
     return int(min(limits)) if limits else None
+
+
+def vocabulary(plan: Plan) -> int | None:
+    """Return how many tokens a model has embeddings for; None where it has no such table."""
+    get: Any = getattr(plan.structure.base, "get_input_embeddings", None)
+    try:
+        rows = getattr(get(), "num_embeddings", None)
+    except (TypeError, AttributeError, NotImplementedError):
+        return None
+    return rows if isinstance(rows, int) else None
 
 
 def _auto(checkpoint: Checkpoint) -> Any:

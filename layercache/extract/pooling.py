@@ -87,7 +87,8 @@ class HiddenReducer:
 
     def finish(self, batch: Batch) -> dict[str, Any]:
         """Round on the device, copy once, and name the rows."""
-        states = round_mantissa(torch.cat(self._states), self.bits).cpu().numpy()
+        first = self._states[0].device
+        states = round_mantissa(torch.cat([state.to(first) for state in self._states]), self.bits).cpu().numpy()
         ids = pa.array([sample.id for sample in batch.samples])
         self._states = []
         return {
@@ -135,15 +136,18 @@ class _Pool:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         parts = []
+        here = hidden.device  # A model may be spread over several.
         if self._means.there:
-            means = torch.bmm(self._means.weights, hidden.float())
-            parts.append(means.transpose(0, 1).flatten(0, 1)[self._means.index])
+            means = torch.bmm(self._means.weights.to(here), hidden.float())
+            parts.append(means.transpose(0, 1).flatten(0, 1)[self._means.index.to(here)])
         if self._maxes.there:
             values = hidden.float()
-            most = [values.masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1) for mask in self._maxes.masks]
-            parts.append(torch.cat(most)[self._maxes.index])
+            most = [
+                values.masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1) for mask in self._maxes.masks.to(here)
+            ]
+            parts.append(torch.cat(most)[self._maxes.index.to(here)])
         if self._any:
-            parts.append(hidden[self._rows, self._columns].float())
+            parts.append(hidden[self._rows.to(here), self._columns.to(here)].float())
         return torch.cat(parts) if parts else hidden.new_zeros((0, hidden.shape[-1]), dtype=torch.float32)
 
 

@@ -91,13 +91,20 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     """Find the model, tokenise the data and settle what is captured."""
     found = checkpoint.find(model_spec.model, model_spec.revision, trust_remote_code=spec.trust_remote_code)
     plan = model.plan(
-        found, device=spec.device, dtype=model_spec.dtype or spec.dtype, attn=model_spec.attn or spec.attn
+        found,
+        device=spec.device,
+        dtype=model_spec.dtype or spec.dtype,
+        attn=model_spec.attn or spec.attn,
+        device_map=spec.device_map,
     )
     selection, notes = select.select(spec, plan)
+    if found.encoder_only:
+        notes.append(f"{found.name} is an encoder-decoder: its encoder is read")
     tokenizer = model.load_tokenizer(found)
     context = model.context_length(plan, tokenizer)
     samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
     select.check_spans(selection, samples)
+    select.check_vocabulary(plan, samples, tokenizer)
     no_tokens = sum(one is None for one in samples.of_row)
     if no_tokens:
         notes.append(f"{no_tokens:,} of {len(samples.of_row):,} rows have an empty prompt and are left out")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 from torch.nn import functional
 from transformers.utils import ModelOutput
@@ -30,6 +31,7 @@ class Unembedding:
 
     Attributes:
         vocabulary: logits of one state.
+        device: where it runs, which is the head's.
 
     Raises:
         ModelError: the model has no head.
@@ -42,18 +44,25 @@ class Unembedding:
         self.model = model
         self.own_code = own_code or structure.head is None
         norm, projection = structure.final_norm, structure.projection
-        self._norm = None if norm is None else copy.deepcopy(norm).float()
-        self._projection = None if projection is None else copy.deepcopy(projection).float()
+        self._norm = None if norm is None else _copy(norm).float()
+        self._projection = None if projection is None else _copy(projection).float()
+        self.device = model.plan.device
         self._softcap, self._scale = structure.softcap, structure.scale
         self.vocabulary = int(model.plan.checkpoint.config.get_text_config().vocab_size)
         if structure.head is not None:
             self.vocabulary = structure.head.out_features
-            self._weight = structure.head.weight
-            self._bias = None if structure.head.bias is None else structure.head.bias.float()
-            self._product = _product(self._weight)
+            # What accelerate keeps on disk is read once.
+            head = _copy(structure.head) if structure.head.weight.is_meta else structure.head
+            self._bias = None if head.bias is None else head.bias.float()
+            self._product = _product(head.weight)
+            self.device = head.weight.device
+        for part in (self._norm, self._projection):
+            if part is not None:
+                part.to(self.device)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Return logits, float32 [n, vocabulary], for states [n, d] in float32."""
+        states = states.to(self.device)
         if self._norm is not None:
             states = self._norm(states)
         if self._projection is not None:
@@ -90,6 +99,16 @@ class _Output(ModelOutput):  # type: ignore[misc]
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
             raise AttributeError(name)
+
+
+def _copy(module: nn.Module) -> Any:
+    """Copy one layer with its weights, wherever accelerate keeps them, and without what it does around a call."""
+    with align_module_device(module):
+        # Its hook may hold the weights of the whole model.
+        copied = copy.deepcopy(module, {id(module.__dict__.get("_hf_hook")): None})
+    for name in ("forward", "_old_forward", "_hf_hook"):
+        copied.__dict__.pop(name, None)
+    return copied
 
 
 def logits_of(output: Any) -> torch.Tensor | None:
