@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "sink_cutoff"),
-    *("dtype", "device", "attn", "quantize", "compile", "reference", "truncate"),
+    *("dtype", "device", "device_map", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
@@ -186,6 +186,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--sink-cutoff", type=float, help="Norm of an attention sink, in medians of the sample's tokens.")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--device-map", help="Spread the layers over all GPUs: auto, balanced, sequential.")
 @click.option("--attn", help="auto, eager, sdpa, flex_attention, flash_attention_2.")
 @click.option("--quantize", help="int8 or nf4: quantise the linear layers inside the blocks (bitsandbytes).")
 @click.option("--adapter", help="Folder of a PEFT adapter (LoRA) trained on the --model.")

@@ -137,6 +137,8 @@ class ExtractSpec(Spec):
     """`auto`: the checkpoint's on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread a model's layers over all GPUs, as accelerate's setting of that name does; one device when not given."""
     attn: Attention = "auto"
     """The attention kernel; `auto` is what transformers chooses."""
     quantize: Literal["int8", "nf4"] | None = None

@@ -4,7 +4,7 @@ A window of the next fifty batches' worth of samples, in data order, is sorted b
 batches; the batches then run in a seeded shuffled order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class Budget:
 
     tokens: int
     rows: int = MAX_ROWS
+    equal: bool = False
+    """Only prompts of one length share a batch, for models that padding changes."""
 
     def halve(self, used: int) -> None:
         """Take half of what a batch that did not fit used.
@@ -91,7 +93,8 @@ def split(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
     for sample in sorted(samples, key=lambda one: (-len(one), one.id)):
         # Sorted longest first, so a batch is as wide as its first sample.
         here = batches[-1] if batches else []
-        if here and len(here) < budget.rows and (len(here) + 1) * len(here[0]) <= budget.tokens:
+        fits = here and len(here) < budget.rows and (len(here) + 1) * len(here[0]) <= budget.tokens
+        if fits and (len(here[0]) == len(sample) or not budget.equal):
             here.append(sample)
         else:
             batches.append([sample])
@@ -118,7 +121,7 @@ def collate(samples: list[Sample], device: torch.device, *, pad_id: int, positio
     return Batch(samples, inputs[0], inputs[1], inputs[2], starts, lengths)
 
 
-def automatic(plan: Plan, longest: int) -> Budget:
+def automatic(plan: Plan, longest: int, devices: Iterable[torch.device] | None = None) -> Budget:
     """Choose a budget from the free memory and the model's size.
 
     On a CPU this is a cap that has to hold, since running out of memory there ends the process; on a GPU
@@ -126,8 +129,9 @@ def automatic(plan: Plan, longest: int) -> Budget:
 
     Args:
         longest: tokens of the longest sample, which decides what attention takes.
+        devices: those the model runs on, where that is not only the plan's; the fullest one counts.
     """
-    free, kind = _free_bytes(plan.device), plan.device.type
+    free, kind = min(map(_free_bytes, devices or [plan.device])), plan.device.type
     most = _MOST_TOKENS.get(kind, _MOST_TOKENS["cpu"])
     return Budget(max(1, min(most, int(free * _MEMORY_SHARE / token_bytes(plan, longest)))))
 

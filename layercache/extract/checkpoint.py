@@ -8,7 +8,7 @@ can run code.
 import json
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto import modeling_auto
 
 from layercache.errors import ModelError
 from layercache.extract import adapter as adapters
@@ -25,6 +26,11 @@ from layercache.extract.adapter import Adapter
 _FETCH = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _HEAD_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
+_CAUSAL = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+_MASKED = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+_MULTIMODAL = modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+_WITH_ENCODER = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+"""Model type → the class transformers has for it; encoder-decoders of the last (T5) are read through their encoder."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,40 @@ class Checkpoint:
     @property
     def has_head(self) -> bool:
         """Whether the checkpoint says it comes with a language-model head."""
+        if self.encoder_only:
+            return False
         if self.architecture:
-            return self.architecture.endswith(_HEAD_ENDINGS)
+            return self.architecture.endswith(_HEAD_ENDINGS) or self._listed(_CAUSAL, _MASKED, _MULTIMODAL)
         return any(name.startswith(("lm_head.", "embed_out.", "cls.predictions.")) for name in self.tensors)
 
     @property
     def masked(self) -> bool:
         """Whether the head predicts masked tokens (BERT) rather than the next one."""
-        return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
+        if self._listed(_CAUSAL) and not self._listed(_MASKED):
+            return False
+        return self.architecture.endswith(("ForMaskedLM", "ForPreTraining")) or self._listed(_MASKED)
+
+    @property
+    def encoder_only(self) -> bool:
+        """Whether this is an encoder-decoder of which only the encoder is read (T5)."""
+        kind = self.config.model_type
+        return kind in _WITH_ENCODER and kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+    @property
+    def auto_class(self) -> str:
+        """The name of the transformers class that loads it."""
+        if self.encoder_only:
+            return "AutoModelForTextEncoding"
+        if not self.has_head:
+            return "AutoModel"
+        if self.masked:
+            return "AutoModelForMaskedLM"
+        # Gemma 3 and others with a vision tower are also listed as causal models; LLaVA is not.
+        multimodal = self._listed(_MULTIMODAL) and not self._listed(_CAUSAL)
+        return "AutoModelForMultimodalLM" if multimodal else "AutoModelForCausalLM"
+
+    def _listed(self, *mappings: Mapping[str, Any]) -> bool:
+        return any(self.architecture == mapping.get(self.config.model_type) for mapping in mappings)
 
 
 def find(
@@ -95,10 +127,21 @@ def find(
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         except Exception as error:
             raise ModelError(f"model {model}: {load_hint(error)}") from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"model {model} is an encoder-decoder: layercache reads models that are one stack of blocks")
     name = name if found is None else f"{name}+{found.name}"
-    return Checkpoint(name, folder, config, raw, weights, tensors, trust_remote_code, found)
+    checkpoint = Checkpoint(name, folder, config, raw, weights, tensors, trust_remote_code, found)
+    if checkpoint.encoder_only:
+        config.is_encoder_decoder = False
+    elif getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model {model} is an encoder-decoder ({config.model_type}), and transformers has no class for its encoder"
+            " alone: layercache reads models that are one stack of blocks, and the encoders of T5 and its kin"
+        )
+    if getattr(config, "attention_type", None) == "block_sparse":
+        raise ModelError(
+            f"model {model}: its block-sparse attention turns into another one after a short prompt; set"
+            ' "attention_type": "original_full" in its config.json'
+        )
+    return checkpoint
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 def to_device(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """Return an array as a tensor on a device, of the same shape and dtype, without waiting for the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

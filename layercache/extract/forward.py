@@ -79,6 +79,7 @@ class _Pass:
     batch: Batch
     reducers: Sequence[Reducer]
     wanted: frozenset[tuple[str, int]]
+    model: Model
     block: int = 0
     seen: int = 0
 
@@ -87,7 +88,14 @@ class _Pass:
             return
         hidden = output[0] if isinstance(output, (tuple, list)) else output
         rows, columns = self.batch.input_ids.shape
-        hidden = hidden.reshape(rows, columns, -1) if hidden.dim() == 2 else hidden
+        # Some blocks work on [B * T, d]; Longformer's on tokens padded to its window, on the right.
+        hidden = hidden.reshape(rows, columns, -1) if hidden.dim() == 2 else hidden[:, :columns]
+        width = self.model.structure.width
+        if hidden.shape != (rows, columns, width):
+            raise ModelError(
+                f"{type(self.model.module).__name__}: layer {layer} is {list(hidden.shape)} for {rows} prompts of"
+                f" {columns} tokens, not one vector of {width} a token; layercache cannot read this model"
+            )
         self.seen += 1
         for reducer in self.reducers:
             if (site, layer) in reducer.wants:
@@ -125,7 +133,7 @@ class Forward:
             ModelError: a state appeared another number of times than it should.
             torch.OutOfMemoryError: the batch is too large.
         """
-        state = _Pass(batch, self.reducers, self.wanted)
+        state = _Pass(batch, self.reducers, self.wanted, self.model)
         with torch.inference_mode(), self._hooks(state):
             for reducer in self.reducers:
                 reducer.start(batch)
@@ -160,7 +168,7 @@ class Forward:
     def _before(self, state: _Pass) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if state.block == 0:
-                state.give(RESID, 0, args[0] if args else kwargs["hidden_states"])
+                state.give(RESID, 0, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()))))
                 self._stop_after(0)
 
         return hook
@@ -194,10 +202,10 @@ class Forward:
 
 
 def inputs(model: Model, batch: Batch) -> dict[str, Any]:
-    """Return the arguments of a forward pass that the model takes: positions always explicit where it can."""
+    """Return the arguments of a forward pass that the model takes: positions explicit wherever that is right."""
     taken = inspect.signature(model.structure.base.forward).parameters
     given: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if "position_ids" in taken:
+    if "position_ids" in taken and model.feed.positions:
         given["position_ids"] = batch.position_ids
     if "use_cache" in taken:
         given["use_cache"] = False

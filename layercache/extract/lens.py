@@ -120,7 +120,8 @@ class LensReducer:
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
         """Keep a copy of the state at the positions read."""
-        self._states[layer] = hidden[self._rows, self._columns].float()
+        rows, columns = self._rows.to(hidden.device), self._columns.to(hidden.device)
+        self._states[layer] = hidden[rows, columns].float().to(self.unembedding.device)
 
     def finish(self, batch: Batch) -> Collect:
         """Unembed every layer's states; the rows are named when they are collected."""
@@ -128,7 +129,7 @@ class LensReducer:
         if not places:
             return lambda: Rows({})
         layers = sorted(layer for _, layer in self.wants)
-        follow = to_device(np.array([place.target or 0 for place in places], dtype=np.int64), batch.device)
+        follow = to_device(np.array([place.target or 0 for place in places], dtype=np.int64), self.unembedding.device)
         states = torch.stack([self._states[layer] for layer in layers])
         self._states = {}
         firsts = self._first_tokens(batch)
@@ -142,7 +143,7 @@ class LensReducer:
         for n, place in enumerate(self._places):
             if self.choices is not None and place.lens.choices:
                 found[n] = self.choices.first_tokens(batch.samples[place.row])
-        return to_device(found, batch.device)
+        return to_device(found, self.unembedding.device)
 
     def _choices_column(
         self, first: np.ndarray, owners: list[_Place], layer: np.ndarray, batch: Batch, rest: Rest

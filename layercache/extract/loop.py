@@ -4,6 +4,7 @@ import platform
 import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
 from layercache.extract.lens import LensReducer
-from layercache.extract.model import Model
+from layercache.extract.model import Feed, Model, vocabulary
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.publish import SHARD_BYTES, Publisher, ShardLimits, ShardWriter
 from layercache.extract.select import Selection
@@ -66,13 +67,15 @@ class Loop:
         progress: Progress,
         choices: Choices | None = None,
     ) -> None:
-        self.model, self.spec, self.progress, self.choices = model, spec, progress, choices
+        self.spec, self.progress, self.choices = spec, progress, choices
         self.words = Words(tokenizer)
-        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self.left = tokenizer.padding_side == "left"
+        # Any id will do where the mask says padding, as long as the model has an embedding for it.
+        pad, size = tokenizer.pad_token_id, vocabulary(model.plan)
+        self.pad_id = pad if pad is not None and (size is None or pad < size) else 0
+        self.model = replace(model, feed=Feed(left=tokenizer.padding_side == "left"))
         self.unembedding = Unembedding(model) if spec.lens or spec.save_head else None
         tokens = spec.batch_tokens
-        self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
+        self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest, model.devices)
         if not tokens:
             # One row a token: a batch must not hold more than a shard does.
             self.budget.tokens = max(1, min(self.budget.tokens, SHARD_BYTES // max(1, _bytes_a_token(model, spec))))
@@ -139,15 +142,28 @@ class Loop:
         self.reference = reference.differences(keep.stacked(samples), expected)
         self._note(reference.note(self.reference))
 
+    def check(self, samples: list[Sample]) -> dict[str, Any] | None:
+        """Check the model, unless that is not wanted; feed it and read its lens from then on as was found right.
+
+        Returns:
+            What was found, for a shard's provenance.
+        """
+        if not self.spec.self_check:
+            return None
+        found = selfcheck.check(self.model, samples, self.pad_id, self.unembedding, left=self.model.feed.left)
+        self.model = replace(self.model, feed=found.feed)
+        self.budget.equal = found.feed.together == "equal"
+        if found.feed.together == "alone":
+            self.budget.rows = 1
+        if found.why is not None:
+            self._note(f"prompts are run {found.feed}, since {found.why}")
+        if found.own_code:
+            self.unembedding = Unembedding(self.model, own_code=True)
+        return found.as_json()
+
     def _note(self, text: str) -> None:
         self.progress.note(text)
         self.notes.append(text)
-
-    def check(self, samples: list[Sample]) -> dict[str, float | None] | None:
-        """Check the model, unless that is not wanted; return what was found, for a shard's provenance."""
-        if not self.spec.self_check:
-            return None
-        return selfcheck.check(self.model, samples, self.pad_id, self.unembedding).as_json()
 
     def _forward(self, selection: Selection, outputs: Outputs) -> Forward:
         """Set up the reducers of the outputs that a group lacks."""
@@ -215,7 +231,7 @@ class Loop:
     def _collate(self, members: list[Sample]) -> Batch:
         plan = self.model.plan
         return batching.collate(
-            members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.left
+            members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.model.feed.left
         )
 
     def _attempt(
@@ -244,7 +260,7 @@ class Loop:
         self._note(f"memory ran out: batches are now {self.budget.tokens:,} tokens")
         return batching.split(members, self.budget)
 
-    def _provenance(self, checked: dict[str, float | None] | None) -> dict[str, Any]:
+    def _provenance(self, checked: dict[str, Any] | None) -> dict[str, Any]:
         """Say what a shard is made with; none of it is part of the run's identity."""
         plan = self.model.plan
         gpu = plan.device.type == "cuda"
@@ -256,6 +272,7 @@ class Loop:
             "python": platform.python_version(),
             "host": socket.gethostname(),
             "device": torch.cuda.get_device_name(plan.device) if gpu else f"{plan.device.type} {platform.machine()}",
+            "device_map": plan.device_map,
             "dtype": plan.dtype_name,
             "attention": plan.attention,
             "precision": self.spec.precision,

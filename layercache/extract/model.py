@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from layercache.errors import ModelError
 from layercache.extract import adapter, quantize, structure
@@ -32,6 +33,7 @@ class Plan:
 
     Attributes:
         structure: of the skeleton; its modules hold no numbers.
+        device: where batches are made; with a `device_map`, the first of several.
         attention: the kernel, `eager`, `sdpa`, `flex_attention` or `flash_attention_2`.
         context: tokens the model can see; None when nothing limits it.
         position_offset: what the model adds to a token's position (RoBERTa counts from its padding id + 1).
@@ -49,6 +51,7 @@ class Plan:
     position_offset: int
     quantization: Any = None
     compiled: bool = False
+    device_map: str | None = None
 
     @property
     def dtype_name(self) -> str:
@@ -57,8 +60,29 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Feed:
+    """How prompts are put together for a model. The self-check takes the first way that changes no number.
+
+    Attributes:
+        left: the side padding is on.
+        positions: position ids are given; otherwise the model counts by itself.
+        together: which prompts share a batch: of any length (`padded`), only of equal length (`equal`,
+            no padding at all), or none (`alone`).
+    """
+
+    left: bool = False
+    positions: bool = True
+    together: Literal["padded", "equal", "alone"] = "padded"
+
+    def __str__(self) -> str:
+        padded = f"padded on the {'left' if self.left else 'right'}"
+        how = {"padded": padded, "equal": "in batches of equal length", "alone": "one prompt at a time"}
+        return how[self.together] + ("" if self.positions else ", positions left to the model")
+
+
+@dataclass(frozen=True)
 class Model:
-    """A model on its device, in evaluation mode, and its parts.
+    """A model on its device, in evaluation mode, its parts, and how prompts are fed to it.
 
     Attributes:
         quantized: which modules bitsandbytes quantised, as `quantize.describe` says it; None where it did not.
@@ -68,6 +92,14 @@ class Model:
     module: nn.Module
     structure: Structure
     quantized: dict[str, Any] | None = None
+    feed: Feed = Feed()
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """The devices its layers run on; what is kept on disk runs on the CPU or the first GPU."""
+        places = set(getattr(self.module, "hf_device_map", {}).values()) - {"disk"}
+        numbered = {f"{self.plan.device.type}:{place}" if isinstance(place, int) else place for place in places}
+        return {torch.device(place) for place in numbered} | {self.plan.device}
 
 
 def plan(
@@ -78,6 +110,7 @@ def plan(
     attn: str,
     quantized: str | None = None,
     compiled: bool = False,
+    device_map: str | None = None,
 ) -> Plan:
     """Decide how a model is run and find its parts, without its weights.
 
@@ -87,11 +120,14 @@ def plan(
         attn: `auto`, `eager`, `sdpa`, `flex_attention`, `flash_attention_2`. `auto` is what transformers chooses.
         quantized: `int8` or `nf4`; None for the checkpoint's own weights.
         compiled: let torch compile every block.
+        device_map: `auto`, `balanced`, `sequential`: layers on several devices; None for all on `device`.
 
     Raises:
         ModelError: the device is not there, the kernel does not fit, the model has no stack of blocks, it cannot
             be quantised or loaded as it is quantised, or its adapter is for another model.
     """
+    if device_map is not None and device != "auto":
+        raise ModelError(f"device {device} and device_map {device_map} exclude each other: give one of them")
     place = _device(device)
     chosen = _dtype(checkpoint, place, dtype)
     _check_attention(attn, place, chosen)
@@ -123,6 +159,7 @@ def plan(
         position_offset=offset,
         quantization=settings,
         compiled=compiled,
+        device_map=device_map,
     )
 
 
@@ -136,7 +173,9 @@ def load(plan: Plan) -> Model:
     checkpoint = plan.checkpoint
     # transformers puts quantised weights on a GPU, where there is one, unless it is told.
     told = plan.device.type != "cpu" or plan.quantization is not None or quantize.own_method(checkpoint) is not None
-    placement = {"device_map": {"": plan.device}} if told else {}
+    placement: dict[str, Any] = {"device_map": {"": plan.device}} if told else {}
+    if plan.device_map is not None:
+        placement = {"device_map": plan.device_map}
     if plan.quantization is not None:
         placement["quantization_config"] = plan.quantization
     with quiet():
@@ -175,11 +214,16 @@ def compile_errors(plan: Plan) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if not is_compiler_error(error):
             raise
         remedy = "leave --compile out" if plan.compiled else f"use another --attn than {plan.attention}"
         cause = first_line(getattr(error, "inner_exception", error))
         raise ModelError(f"model {plan.checkpoint.name} cannot be compiled: {cause}; {remedy}") from error
+
+
+def is_compiler_error(error: Exception) -> bool:
+    """Tell what torch's compiler raises from what a model does."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -206,10 +250,19 @@ def context_length(plan: Plan, tokenizer: Any) -> int | None:
     return int(min(limits)) if limits else None
 
 
+def vocabulary(plan: Plan) -> int | None:
+    """Return how many tokens a model has embeddings for; None where it has no such table."""
+    get: Any = getattr(plan.structure.base, "get_input_embeddings", None)
+    try:
+        rows = getattr(get(), "num_embeddings", None)
+    except (TypeError, AttributeError, NotImplementedError):
+        return None
+    return rows if isinstance(rows, int) else None
+
+
 def _auto(checkpoint: Checkpoint) -> Any:
-    if not checkpoint.has_head:
-        return AutoModel
-    return AutoModelForMaskedLM if checkpoint.masked else AutoModelForCausalLM
+    """Return transformers' class for the kind of model that a checkpoint holds."""
+    return getattr(transformers, checkpoint.auto_class)
 
 
 def _attention(attn: str) -> dict[str, str]:

@@ -149,8 +149,10 @@ class HiddenReducer:
 
     def finish(self, batch: Batch) -> Collect:
         """Round on the device and start the copies; the rows are named when they are collected."""
-        states = HostCopy(round_mantissa(torch.cat(self._states), self.bits))
-        excluded, keys = HostCopy(torch.cat(self._excluded)), self._keys
+        first = self._states[0].device  # A model may be spread over several.
+        states = HostCopy(round_mantissa(torch.cat([state.to(first) for state in self._states]), self.bits))
+        excluded = HostCopy(torch.cat([one.to(first) for one in self._excluded]))
+        keys = self._keys
         self._states, self._excluded = [], []
         return lambda: _rows(states.numpy(), excluded.numpy(), keys, batch)
 
@@ -207,31 +209,35 @@ class _Pool:
         self.positions = pa.concat_arrays([pa.nulls(pooled, pa.int32()), pa.array(self._tokens.places, pa.int32())])
 
     def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        here = hidden.device  # A model may be spread over several.
         parts = [hidden.new_zeros((0, hidden.shape[-1]), dtype=torch.float32)]
-        excluded = torch.full((len(self.samples),), _NOT_COUNTED, dtype=torch.int32, device=hidden.device)
+        excluded = torch.full((len(self.samples),), _NOT_COUNTED, dtype=torch.int32, device=here)
         if len(self._means.samples):
-            parts.append(self._means.mean(hidden.float(), self._means.weights))
+            parts.append(self._means.mean(hidden.float(), self._means.weights.to(here)))
         if len(self._maxes.samples):
             values = hidden.float()
-            most = [values.masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1) for mask in self._maxes.masks]
-            parts.append(torch.cat(most)[self._maxes.index])
+            masks = self._maxes.masks.to(here)
+            most = [values.masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1) for mask in masks]
+            parts.append(torch.cat(most)[self._maxes.index.to(here)])
         if len(self._sinks.samples):
             before = sum(len(part) for part in parts)
             means, left_out = self._without_sinks(hidden.float())
             parts.append(means)
             excluded[before : before + len(means)] = left_out
         if len(self._tokens.samples):
-            parts.append(hidden[self._tokens.rows, self._tokens.columns].float())
+            parts.append(hidden[self._tokens.rows.to(here), self._tokens.columns.to(here)].float())
         return torch.cat(parts), excluded
 
     def _without_sinks(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._prompt is not None
-        small = {cutoff: ordinary(states, self._prompt, cutoff) for cutoff in set(self._cutoffs)}
-        kept = torch.stack([mask & small[c] for mask, c in zip(self._sinks.masks, self._cutoffs, strict=True)])
+        here = states.device
+        masks, index = self._sinks.masks.to(here), self._sinks.index.to(here)
+        small = {cutoff: ordinary(states, self._prompt.to(here), cutoff) for cutoff in set(self._cutoffs)}
+        kept = torch.stack([mask & small[c] for mask, c in zip(masks, self._cutoffs, strict=True)])
         left = kept.sum(dim=2)
         weights = (kept / left.clamp_min(1)[:, :, None]).transpose(0, 1)
-        left = left.flatten()[self._sinks.index]
-        gone = self._sinks.masks.sum(dim=2).flatten()[self._sinks.index] - left
+        left = left.flatten()[index]
+        gone = masks.sum(dim=2).flatten()[index] - left
         gone = gone.masked_fill(left == 0, _NO_TOKEN_LEFT)
         return self._sinks.mean(states, weights), gone.to(torch.int32)
 
@@ -285,4 +291,4 @@ class _Masks:
 
     def mean(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the weighted means, float32 [rows, d], of states [B, T, d]; weights float32 [B, features, T]."""
-        return torch.bmm(weights, states).transpose(0, 1).flatten(0, 1)[self.index]
+        return torch.bmm(weights, states).transpose(0, 1).flatten(0, 1)[self.index.to(states.device)]

@@ -109,8 +109,11 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
         attn=model_spec.attn or spec.attn,
         quantized=quantized,
         compiled=spec.compile,
+        device_map=spec.device_map,
     )
     selection, notes = select.select(spec, plan)
+    if found.encoder_only:
+        notes.append(f"{found.name} is an encoder-decoder: its encoder is read")
     if spec.save_head:
         head.check_plan(plan)
     if spec.reference:
@@ -119,6 +122,7 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     context = model.context_length(plan, tokenizer)
     samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
     select.check_spans(selection, samples)
+    select.check_vocabulary(plan, samples, tokenizer)
     no_tokens = sum(one is None for one in samples.of_row)
     if no_tokens:
         notes.append(f"{no_tokens:,} of {len(samples.of_row):,} rows have an empty prompt and are left out")

@@ -1,9 +1,10 @@
 """Which outputs and layers a run captures: what was asked, held against what the model has."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from layercache.errors import DataError, ModelError
-from layercache.extract.model import Plan
+from layercache.extract.model import Plan, vocabulary
 from layercache.extract.structure import sublayer
 from layercache.extract.tokenize import Samples
 from layercache.extract.unembed import no_head
@@ -63,6 +64,23 @@ def _there(output: Output, last: int, top: int) -> range:
 def named(selection: Selection) -> dict[str, list[int] | None]:
     """Return a selection by canonical names, the tokens included."""
     return {TOKENS: None, **{str(output): layers for output, layers in selection.items()}}
+
+
+def check_vocabulary(plan: Plan, samples: Samples, tokenizer: Any) -> None:
+    """Refuse token ids that the model has no embedding for; a vocabulary padded to a round number is none.
+
+    Raises:
+        ModelError: names the id and both sizes.
+    """
+    size = vocabulary(plan)
+    largest = max((int(sample.tokens.max()) for sample in samples.distinct.values()), default=-1)
+    targets = [sample.target for sample in samples.distinct.values() if sample.target is not None]
+    largest = max([largest, *targets])
+    if size is not None and largest >= size:
+        raise ModelError(
+            f"model {plan.checkpoint.name}: its tokenizer has {len(tokenizer):,} tokens and gave token {largest:,}, the"
+            f" model has embeddings for {size:,}: use the tokenizer it was trained with, or resize its embeddings"
+        )
 
 
 def check_spans(outputs: Iterable[Output], samples: Samples) -> None:

@@ -39,9 +39,10 @@ _MLP = (
 _SANDWICH = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
 """Gemma 2 and 3, OLMo 2: with both, a sublayer's output is normed before it is added to the residual."""
 
-_FINAL_NORMS = ("norm", "ln_f", "norm_f", "embedding_norm")
-"""Names that say so; LFM2 calls its final norm the last of these. Others with `emb` come before the blocks."""
+_FINAL_NORMS = ("norm", "ln_f", "norm_f", "embedding_norm", "emb_layer_norm_after")
+"""Names that say so; LFM2 and ESM call theirs the last two. Others with `emb` come before the blocks."""
 
+_OTHER_SENSES = ("vision", "visual", "image", "audio", "speech")
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _SCALES = ("logit_scale", "lm_head_multiplier")
 _DIVISORS = ("logits_scaling",)
@@ -79,8 +80,12 @@ class Structure:
     @property
     def layers(self) -> list[tuple[int, str]]:
         """Every layer's number and what the model calls the module whose output it is."""
-        found = [(0, "embeddings"), *((i + 1, self.names[i % len(self.names)]) for i in range(self.n_layers))]
+        found = [(0, "embeddings"), *((i + 1, self._name(i)) for i in range(self.n_layers))]
         return [*found, (self.n_layers + 1, self.norm_name)] if self.final_norm is not None else found
+
+    def _name(self, i: int) -> str:
+        # ALBERT runs its first group of blocks a number of times, then the next.
+        return self.names[i * len(self.names) // self.n_layers]
 
 
 def analyse(model: nn.Module, config: Any) -> Structure:
@@ -93,12 +98,12 @@ def analyse(model: nn.Module, config: Any) -> Structure:
     Raises:
         ModelError: no stack of blocks.
     """
-    text = config.get_text_config()
     stack_name, stack = _find_stack(model)
     base = _find_base(model, stack_name)
+    # The base's own configuration is the text's in a multimodal model, the encoder's in an encoder-decoder.
+    text = getattr(base, "config", config).get_text_config()
     blocks = tuple(stack)
-    repeated = getattr(text, "num_hidden_layers", None)
-    n_layers = repeated if len(blocks) == 1 and isinstance(repeated, int) and repeated > 1 else len(blocks)
+    n_layers = _n_layers(text, len(blocks))
     norm_name, norm = _find_norm(model, base, stack_name)
     width = getattr(text, "hidden_size", None)
     if not isinstance(width, int):
@@ -139,20 +144,52 @@ def sublayer(block: nn.Module, site: str) -> nn.Module:
     raise ModelError(f"site {site}: blocks of kind {type(block).__name__} have no module for it; use --sites resid")
 
 
+def _n_layers(config: Any, n_blocks: int) -> int:
+    """Return how many blocks a forward pass runs: those there are, or a multiple where they are shared (ALBERT)."""
+    layers = getattr(config, "num_hidden_layers", None)
+    shared = isinstance(getattr(config, "num_hidden_groups", None), int) or n_blocks == 1
+    return layers if shared and isinstance(layers, int) and layers > n_blocks else n_blocks
+
+
 def _find_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the outermost list of modules that holds the most parameters, and its name."""
-    best: tuple[int, str, nn.ModuleList] | None = None
+    """Return the stack of blocks nearest to the token embeddings, and its name.
+
+    The search goes outwards from the embeddings, so that a vision tower, however large, is not taken for
+    the language model beside it.
+
+    Raises:
+        ModelError: no stack anywhere.
+    """
+    for name in _around_embeddings(model):
+        found = _largest_list(model.get_submodule(name), name)
+        if found is not None:
+            return found
+    raise ModelError(f"{type(model).__name__}: no stack of blocks found; layercache cannot read this model")
+
+
+def _around_embeddings(model: nn.Module) -> list[str]:
+    """Return the names of the modules around the token embeddings, the innermost first and the model itself last."""
+    try:
+        embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return [""]
+    path = next((name for name, module in model.named_modules() if module is embeddings), "").split(".")
+    return [".".join(path[:depth]) for depth in range(len(path) - 1, 0, -1)] + [""]
+
+
+def _largest_list(parent: nn.Module, path: str) -> tuple[str, nn.ModuleList] | None:
+    """Return the outermost list of modules that holds the most parameters, and its name; text before images and sound."""
+    best: tuple[bool, int, str, nn.ModuleList] | None = None
     taken: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in parent.named_modules(prefix=path):
         if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{outer}.") for outer in taken):
             continue
         taken.append(name)
         size = sum(parameter.numel() for parameter in module.parameters())
-        if size and (best is None or size > best[0]):
-            best = (size, name, module)
-    if best is None:
-        raise ModelError(f"{type(model).__name__}: no stack of blocks found; layercache cannot read this model")
-    return best[1], best[2]
+        text = not any(word in name.removeprefix(path) for word in _OTHER_SENSES)
+        if size and (best is None or (text, size) > best[:2]):
+            best = (text, size, name, module)
+    return None if best is None else best[2:]
 
 
 def _find_base(model: nn.Module, stack_name: str) -> nn.Module:
@@ -186,7 +223,9 @@ def _find_norm(model: nn.Module, base: nn.Module, stack_name: str) -> tuple[str,
         found = [
             (key, child)
             for key, child in parent.named_children()
-            if "norm" in type(child).__name__.lower() and (key in _FINAL_NORMS or "emb" not in key)
+            if "norm" in type(child).__name__.lower()
+            and not any(True for _ in child.children())
+            and (key in _FINAL_NORMS or "emb" not in key)
         ]
         if found:
             # `norm`, `ln_f`, `final_layernorm`: where there are two, the final one says so.

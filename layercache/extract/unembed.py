@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 from torch.nn import functional
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils import ModelOutput
 
 from layercache.errors import ModelError
 from layercache.extract.model import Model
@@ -29,6 +31,7 @@ class Unembedding:
 
     Attributes:
         vocabulary: logits of one state.
+        device: where it runs, which is the head's.
 
     Raises:
         ModelError: the model has no head.
@@ -41,18 +44,25 @@ class Unembedding:
         self.model = model
         self.own_code = own_code or structure.head is None
         norm, projection = structure.final_norm, structure.projection
-        self._norm = None if norm is None else copy.deepcopy(norm).float()
-        self._projection = None if projection is None else copy.deepcopy(projection).float()
+        self._norm = None if norm is None else _copy(norm).float()
+        self._projection = None if projection is None else _copy(projection).float()
+        self.device = model.plan.device
         self._softcap, self._scale = structure.softcap, structure.scale
         self.vocabulary = int(model.plan.checkpoint.config.get_text_config().vocab_size)
         if structure.head is not None:
             self.vocabulary = structure.head.out_features
-            self._weight = structure.head.weight
-            self._bias = None if structure.head.bias is None else structure.head.bias.float()
-            self._product = _product(self._weight)
+            # What accelerate keeps on disk is read once.
+            head = _copy(structure.head) if structure.head.weight.is_meta else structure.head
+            self._bias = None if head.bias is None else head.bias.float()
+            self._product = _product(head.weight)
+            self.device = head.weight.device
+        for part in (self._norm, self._projection):
+            if part is not None:
+                part.to(self.device)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Return logits, float32 [n, vocabulary], for states [n, d] in float32."""
+        states = states.to(self.device)
         if self._norm is not None:
             states = self._norm(states)
         if self._projection is not None:
@@ -72,12 +82,33 @@ class Unembedding:
         module, base = self.model.module, self.model.structure.base
         state = states.to(self.model.plan.dtype)[:, None, :]
         tokens = torch.zeros(len(states), 1, dtype=torch.int64, device=states.device)
-        with _replaced(base, BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=state)):
+        with _replaced(base, _Output(last_hidden_state=state)):
             out = module(input_ids=tokens)
         logits = logits_of(out)
         if logits is None:
             raise ModelError(f"{type(module).__name__}: its head cannot be run alone; use --lens none")
         return logits[:, 0].float()
+
+
+@dataclass
+class _Output(ModelOutput):  # type: ignore[misc]
+    """What a base model gives: its last state, and nothing for whatever else a head passes on."""
+
+    last_hidden_state: torch.Tensor | None = None
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _copy(module: nn.Module) -> Any:
+    """Copy one layer with its weights, wherever accelerate keeps them, and without what it does around a call."""
+    with align_module_device(module):
+        # Its hook may hold the weights of the whole model.
+        copied = copy.deepcopy(module, {id(module.__dict__.get("_hf_hook")): None})
+    for name in ("forward", "_old_forward", "_hf_hook"):
+        copied.__dict__.pop(name, None)
+    return copied
 
 
 def logits_of(output: Any) -> torch.Tensor | None:
@@ -94,11 +125,14 @@ def no_head(name: str) -> str:
 @contextmanager
 def _replaced(base: nn.Module, output: Any) -> Iterator[None]:
     """Make a module return `output` whatever it is called with."""
+    own = base.__dict__.get("forward")  # accelerate puts its own there
     base.forward = lambda *_args, **_kwargs: output
     try:
         yield
     finally:
         del base.forward
+        if own is not None:
+            base.forward = own
 
 
 def _product(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

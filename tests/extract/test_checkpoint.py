@@ -190,7 +190,7 @@ def test_no_stack_of_blocks_is_refused() -> None:
 
 
 def test_encoder_decoders_are_refused(tmp_path: Path, folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bart", "is_encoder_decoder": True}))
     refused(folder, "encoder-decoder", tmp_path)
 
 

@@ -230,7 +230,7 @@ def test_a_model_overrides_the_recipe(models_of: Callable[..., Path], tmp_path: 
     assert methods == ["nf4", "int8"]
 
 
-def test_a_self_check_still_fails_under_int8(
+def test_a_self_check_still_finds_wrong_padding_under_int8(
     models_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from layercache.extract import selfcheck
@@ -242,8 +242,8 @@ def test_a_self_check_still_fails_under_int8(
         return found | {"attention_mask": torch.ones_like(found["attention_mask"])}
 
     monkeypatch.setattr("layercache.extract.forward.inputs", unmasked)
-    with pytest.raises(ModelError, match="padding on the right"):
-        run(models_of("bert"), tmp_path / "s", quantize="int8")
+    summary = run(models_of("bert"), tmp_path / "s", quantize="int8")
+    assert any("in batches of equal length, since padding on the right" in note for note in summary.notes)
 
 
 def test_int8_and_adapters_take_more_memory_a_token(models_of: Callable[..., Path]) -> None:

@@ -46,16 +46,22 @@ def test_the_models_own_code_gives_the_same_lens(models_of: Callable[..., Path],
     assert go(loaded, samples, own_code=True).lens == pytest.approx(0, abs=1e-5)
 
 
-def test_a_lens_without_its_soft_cap_is_refused(models_of: Callable[..., Path], samples: list[Sample]) -> None:
-    loaded = load(models_of("gemma2"))
-    loaded = replace(loaded, structure=replace(loaded.structure, softcap=None))
-    with pytest.raises(ModelError, match="the lens at the last layer"):
-        go(loaded, samples)
+@pytest.mark.parametrize(("kind", "lost"), [("gemma2", {"softcap": None}), ("granite", {"scale": 1.0})])
+def test_a_soft_cap_or_scale_of_an_unknown_name_is_left_to_the_models_own_code(
+    kind: str, lost: dict[str, Any], models_of: Callable[..., Path], samples: list[Sample]
+) -> None:
+    whole = load(models_of(kind))
+    assert not go(whole, samples).own_code
+    loaded = replace(whole, structure=replace(whole.structure, **lost))
+    found = go(loaded, samples)
+    assert found.own_code
+    assert found.lens == pytest.approx(0, abs=1e-5)
 
 
-def test_a_lens_without_its_scale_is_refused(models_of: Callable[..., Path], samples: list[Sample]) -> None:
-    loaded = load(models_of("granite"))
-    loaded = replace(loaded, structure=replace(loaded.structure, scale=1.0))
+def test_a_lens_that_no_code_makes_right_is_refused(models_of: Callable[..., Path], samples: list[Sample]) -> None:
+    loaded = load(models_of("llama"))
+    head = loaded.module.lm_head
+    head.register_forward_hook(lambda _m, _args, out: out * torch.arange(1, out.shape[1] + 1)[:, None])
     with pytest.raises(ModelError, match="the lens at the last layer"):
         go(loaded, samples)
 
@@ -84,14 +90,15 @@ def test_missing_blocks_are_refused(models_of: Callable[..., Path], samples: lis
         check(replace(loaded, structure=structure), samples, 0, None)
 
 
-def test_wrong_positions_are_refused(models_of: Callable[..., Path], samples: list[Sample]) -> None:
+def test_wrong_positions_are_left_to_the_model(models_of: Callable[..., Path], samples: list[Sample]) -> None:
     loaded = load(models_of("roberta"))
     assert loaded.plan.position_offset == 1
-    with pytest.raises(ModelError, match="layer 0"):
-        go(replace(loaded, plan=replace(loaded.plan, position_offset=0)), samples)
+    found = go(replace(loaded, plan=replace(loaded.plan, position_offset=0)), samples)
+    assert not found.feed.positions
+    assert "layer 0" in str(found.why)
 
 
-def test_a_model_that_ignores_the_padding_mask_is_refused(
+def test_a_model_that_ignores_the_padding_mask_gets_no_padding(
     models_of: Callable[..., Path], samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load(models_of("bert"))
@@ -102,7 +109,30 @@ def test_a_model_that_ignores_the_padding_mask_is_refused(
         return found | {"attention_mask": torch.ones_like(found["attention_mask"])}
 
     monkeypatch.setattr("layercache.extract.forward.inputs", unmasked)
-    with pytest.raises(ModelError, match="padding on the right"):
+    found = check(loaded, samples, 0, None)
+    assert (found.feed.together, found.padding) == ("equal", pytest.approx(0, abs=1e-5))
+    assert str(found.why).startswith("padding on the right, layer 1 differs by")
+
+
+def test_a_model_whose_states_depend_on_the_batch_runs_alone(
+    models_of: Callable[..., Path], samples: list[Sample]
+) -> None:
+    loaded = load(models_of("llama"))
+    block: Any = loaded.structure.blocks[1]
+    run = block.forward
+    block.forward = lambda hidden, *args, **kwargs: run(hidden, *args, **kwargs) * len(hidden)
+    found = check(loaded, samples, 0, None)
+    assert found.feed.together == "alone"
+
+
+def test_states_of_a_model_that_is_never_the_same_are_refused(
+    models_of: Callable[..., Path], samples: list[Sample]
+) -> None:
+    loaded = load(models_of("llama"))
+    block: Any = loaded.structure.blocks[1]
+    run = block.forward
+    block.forward = lambda hidden, *args, **kwargs: run(hidden, *args, **kwargs) + torch.rand(())
+    with pytest.raises(ModelError, match="a layer against the model's own, layer 2 differs"):
         check(loaded, samples, 0, None)
 
 
