@@ -152,7 +152,10 @@ class _Following:
     Args:
         layers: those wanted.
         unembedding: the model's tail.
-        answers: sample id of such a pass → where its prompt ends, and the answer.
+
+    Attributes:
+        answers: of the passes of the batch to come, in its order.
+        sums: layer → float32 [passes], what came of the last batch.
     """
 
     table = ""

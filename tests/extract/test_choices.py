@@ -34,7 +34,7 @@ def run(folder: Path, store: Path, data: Any = None, **settings: Any) -> Summary
 
 
 def scores(store: Path) -> pl.DataFrame:
-    frame = pl.from_arrow(reader.open(store).sql("SELECT * FROM choices ORDER BY sample_id, layer"))
+    frame = pl.from_arrow(reader.open(store).sql("SELECT * FROM choices ORDER BY sample_id, layer, choice"))
     assert isinstance(frame, pl.DataFrame)
     return frame
 
@@ -78,7 +78,8 @@ def test_scores_are_the_models_own(
     found = scores(tmp_path / "s")
     prompts = {row["sample_id"]: row["prompt"] for row in reader.open(tmp_path / "s").samples(summary.run).to_dicts()}
     assert len(found) == len(TEXTS) * len(CHOICES) * 4
-    assert found["choice"].to_list()[: len(CHOICES)] == CHOICES
+    column = reader.open(tmp_path / "s").sql("SELECT DISTINCT [line.choice FOR line IN choices] AS texts FROM lens")
+    assert column.to_pylist() == [{"texts": CHOICES}]
     assert found["output"].unique().to_list() == [OUTPUT]
     for row in found.iter_rows(named=True):
         first, whole = by_hand(prompts[row["sample_id"]], row["choice"], row["layer"])
