@@ -226,6 +226,17 @@ def test_adapters_of_other_models(
     refused(models_of("llama", num_hidden_layers=2), adapter, "has no layer for model.layers.2", tmp_path)
 
 
+def test_an_adapter_over_a_larger_vocabulary(models_of: Callable[..., Path], tmp_path: Path) -> None:
+    base = models_of("llama")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        larger = load(base)
+        larger.resize_token_embeddings(330)
+        config = peft.LoraConfig(**LORA, target_modules=["q_proj"])
+        peft.get_peft_model(larger, config).save_pretrained(tmp_path / "larger", save_embedding_layers=True)
+    refused(base, tmp_path / "larger", "size mismatch for .*(embed_tokens|lm_head)", tmp_path)
+
+
 def test_weights_that_lack_something(adapters: Callable[[str], Any], tmp_path: Path) -> None:
     for name, key in (("lora", "model.layers.1.mlp.up_proj.lora_B.weight"), ("head", "lm_head.weight")):
         base, _, adapter = adapters(name)
