@@ -379,7 +379,7 @@ def sql(
             return
         query = "-"
     if query == "-":
-        query = "" if sys.stdin.isatty() else sys.stdin.read()
+        query = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", errors="replace")
     if (not query) == (named is None):
         raise RecipeError("give a SELECT, or --query NAME (see layercache sql --list)")
     if named is not None and show_text:
@@ -525,6 +525,9 @@ def export(
     if (run_name is not None) + (query is not None) + (named is not None) != 1:
         raise RecipeError("give one of RUN, --sql SELECT and --query NAME")
     if run_name is None:
+        unused = next((name for name in ("pooling", "layers", "data") if chosen[name] is not None), None)
+        if unused is not None:
+            raise RecipeError(f"--{unused} goes with RUN; of a query, choose in its WHERE")
         result = _ask(store, query, named, params, memory, timeout)
         exchange.export_table(result, out, fmt)
         what = f"{result.num_rows:,} rows"
@@ -537,7 +540,11 @@ def export(
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     layers, pooling = options.pop("layers"), options.pop("pooling")
-    return {**options, "layers": _numbers(layers), "poolings": None if pooling is None else pooling.split(",")}
+    return {
+        **options,
+        "layers": _numbers(layers),
+        "poolings": None if pooling is None else [one.strip() for one in pooling.split(",")],
+    }
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -449,6 +449,7 @@ def test_what_cannot_be_imported_is_one_line(
         ((), "one of RUN"),
         (("toy", "--sql", "SELECT 1"), "one of RUN"),
         (("--sql", "SELECT 1"), "suffix"),
+        (("--sql", "SELECT 1", "--layers", "3"), "--layers goes with RUN"),
         (("--sql", "COPY (SELECT 1) TO 'x'"), "not COPY"),
     ],
 )
