@@ -123,10 +123,12 @@ def make_tokenizer(*, encoder: bool = False, chat: bool = False) -> PreTrainedTo
     return tokenizer
 
 
-def make_model(kind: str, folder: Path, *, headless: bool = False, seed: int = 0, **changes: Any) -> Path:
+def make_model(
+    kind: str, folder: Path, *, headless: bool = False, seed: int = 0, config: Any = None, **changes: Any
+) -> Path:
     """Save a tiny model of an architecture, with its tokenizer."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, **(CONFIGS[kind] | changes))
+    config = config or AutoConfig.for_model(kind, **(CONFIGS[kind] | changes))
     auto = AutoModel if headless else AutoModelForMaskedLM if kind in MASKED else AutoModelForCausalLM
     model = auto.from_config(config)
     for name, parameter in model.named_parameters():
@@ -150,6 +152,25 @@ def models_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what `test_matrix.py` covered, wherever its tests ran."""
+    rows: dict[str, dict[str, str]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "matrix":
+                kind, dtype, right, left, what = value.split("|")
+                rows.setdefault(kind, {})[dtype] = f"{right:>6} {left:>6}  {what}"
+    if not rows:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("architectures: padding used where right and where left is preferred, what was compared")
+    dtypes = sorted({dtype for cells in rows.values() for dtype in cells}, reverse=True)
+    write(f"{'':18}" + "".join(f"{dtype:28}" for dtype in dtypes))
+    for kind, cells in sorted(rows.items()):
+        write(f"{kind:18}" + "".join(f"{cells.get(dtype, '-'):28}" for dtype in dtypes))
+    write("each alone and in a ragged batch; * positions left to the model")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForTextEncoding
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForMultimodalLM, AutoModelForTextEncoding
 from transformers.models.auto import modeling_auto
 
 from layercache.errors import LayercacheError
@@ -34,7 +34,24 @@ from .tiny import tiny_config
 CAUSAL = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 MASKED = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 BARE = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-KINDS = sorted({*CAUSAL, *MASKED, *BARE})
+MULTIMODAL = modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+AUTO = {
+    **dict.fromkeys(BARE, AutoModelForTextEncoding),
+    **dict.fromkeys(MULTIMODAL, AutoModelForMultimodalLM),
+    **dict.fromkeys(MASKED, AutoModelForMaskedLM),
+    **dict.fromkeys(CAUSAL, AutoModelForCausalLM),
+}
+KINDS = sorted(AUTO)
+FAST = {
+    **dict.fromkeys(
+        ("qwen3_moe", "rwkv", "jamba", "zamba2", "bamba", "falcon_h1", "nemotron_h", "recurrent_gemma"), ""
+    ),
+    **dict.fromkeys(("qwen3_next", "inkling_text", "esm", "longformer", "clip_text_model", "llava", "qwen2_vl"), ""),
+    "t5gemma": "model is an encoder-decoder: its encoder is read",
+    "mpnet": "prompts are run padded on the right, positions left to the model, since a layer against the model's own,"
+    " layer 0 differs by",
+}
+"""Hybrids, shared blocks, vision towers larger than the text's, encoders of two: type → what is said of it."""
 _LARGEST = 8_000_000
 _TOLERANCE = 1e-3
 """Relative, of a stored vector (10 bits of mantissa are 5e-4 each) and absolute of a log-probability."""
@@ -59,9 +76,7 @@ def own_layers(kind: str, n_own: int, last: int, has_norm: bool) -> list[int]:
 
 def build(kind: str, folder: Path) -> tuple[Any, Any]:
     """Save a tiny model; return its auto class and the model, or raise what transformers raised."""
-    auto = (
-        AutoModelForCausalLM if kind in CAUSAL else AutoModelForMaskedLM if kind in MASKED else AutoModelForTextEncoding
-    )
+    auto = AUTO[kind]
     config = tiny_config(kind)
     if auto is AutoModelForTextEncoding:
         config.is_encoder_decoder = False
@@ -142,6 +157,15 @@ def table(outcomes: list[Outcome]) -> str:
     lines = [f"{one.kind:28} {one.what:14} {one.why}".rstrip() for one in outcomes]
     counts = Counter(one.what for one in outcomes)
     return "\n".join([*lines, "", ", ".join(f"{what}: {count}" for what, count in sorted(counts.items()))])
+
+
+@pytest.mark.parametrize("kind", FAST)
+@pytest.mark.filterwarnings("default")
+def test_architectures_with_something_of_their_own(kind: str, tmp_path: Path) -> None:
+    outcome = sweep(kind, tmp_path)
+    assert outcome.what == "works", outcome.why
+    assert outcome.why.startswith(FAST[kind])
+    assert bool(outcome.why) == bool(FAST[kind])
 
 
 @pytest.mark.torture

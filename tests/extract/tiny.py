@@ -34,18 +34,22 @@ _SIZES: dict[int, tuple[str, ...]] = {
 _OTHER = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2, "init_std": 0.2}
 
 
-_MAMBA_HEADS = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+_MAMBA_HEADS = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 8}
 _LATENT = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "head_dim": 8, "num_key_value_heads": 4}
+_SECTIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
 _SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": _MAMBA_HEADS | {"attn_layer_indices": [1]},
     "granitemoehybrid": _MAMBA_HEADS | {"layer_types": ["mamba", "attention", "mamba"]},
-    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8},
+    "falcon_h1": _MAMBA_HEADS | {"mamba_d_ssm": 64},
+    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
     "zamba2": {
         "num_hidden_layers": 6,
         "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2,
         "n_mamba_heads": 8,
         "mamba_headdim": 8,
         "mamba_d_state": 8,
+        "chunk_size": 8,
         "num_mem_blocks": 1,
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
@@ -73,6 +77,17 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "youtu": _LATENT,
     "hy_v4": _LATENT,
     "kimi_linear": _LATENT,
+    "mistral4": _LATENT,
+    "mistral_large4": _LATENT,
+    "qwen2_vl_text": _SECTIONS,
+    "qwen2_5_vl_text": _SECTIONS,
+    "qwen2_5_omni_text": _SECTIONS,
+    "glm4v_text": _SECTIONS,
+    "glm4v_moe_text": _SECTIONS,
+    "glm_ocr_text": _SECTIONS,
+    "glmga_text": _SECTIONS,
+    "glm46v_text": _SECTIONS,
+    "paddleocr_vl_text": _SECTIONS,
     "zaya": {"num_experts_per_tok": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0, "v_dim_factor": 1.0},
@@ -120,6 +135,9 @@ def _shrink(cls: Any, changes: dict[str, Any]) -> Any:
         if getattr(default, key, None) is not None:
             sub = type(getattr(default, key))
             given[key] = _shrink(sub, _SPECIAL.get(sub.model_type, {})).to_dict()
+    rope = known.get("rope_parameters") or {}
+    if "mrope_section" in rope:
+        given["rope_parameters"] = rope | {"mrope_section": [2, 1, 1]}
     kinds = list(dict.fromkeys(known.get("layer_types") or []))
     if len(kinds) > 1 and not {"layer_types", "layers_block_type"} & set(changes):
         # Three layers of a hybrid would often all be of one kind.
