@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
+    *("generate_layers", "max_new_tokens", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
+    "no_final_norm",
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
 
@@ -177,6 +179,13 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--precision", type=int, help="Mantissa bits kept: 7, 10 or 23.")
 @click.option("--allow-nonfinite", is_flag=True, default=None, help="Keep infinities and NaN.")
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with a hub model.")
+@click.option("--generate-layers", help="Layers that text is generated from, separated by commas, or all.")
+@click.option("--max-new-tokens", type=int, help="Tokens a generated text may have; 128 when not given.")
+@click.option("--temperature", type=float, help="Temperature of sampling; 0 takes the most probable token.")
+@click.option("--sample-top-k", type=int, help="Sample only from so many most probable tokens.")
+@click.option("--sample-top-p", type=float, help="Sample only from the tokens that together have this probability.")
+@click.option("--generate-seed", type=int, help="Seed of sampling.")
+@click.option("--no-final-norm", is_flag=True, default=None, help="Generate without the model's final norm.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what it takes; write nothing.")
 @store_option
 @quiet_option

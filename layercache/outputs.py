@@ -6,6 +6,7 @@ A *feature* says which vector or position of a prompt is meant: `mean@prompt`, `
     tokens                        the sample's tokens, with the spans they belong to
     hidden:resid:mean@prompt      states at a site, pooled
     lens:last@prompt:top10        the logit lens at a position
+    generation:1f0c9a2e           text generated from every layer; the hash is of the settings
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -53,7 +54,23 @@ class Lens(NamedTuple):
         return f"lens:{self.position}:top{self.top_k}"
 
 
-Output = Hidden | Lens
+class Generation(NamedTuple):
+    """Text generated from every layer; `settings` is the hash of how."""
+
+    settings: str
+
+    def __str__(self) -> str:
+        return f"generation:{self.settings}"
+
+
+Output = Hidden | Lens | Generation
+
+
+def feature_of(output: Output) -> Feature | None:
+    """Return the pooling or position of an output; None where a sample has it whatever its spans."""
+    if isinstance(output, Generation):
+        return None
+    return output.pooling if isinstance(output, Hidden) else output.position
 
 
 def parse_feature(text: str, known: tuple[str, ...], what: str) -> Feature:
@@ -103,4 +120,6 @@ def parse_output(name: str) -> Output | None:
         return Hidden(parse_site(first), parse_pooling(second))
     if kind == "lens" and second.startswith("top") and second[3:].isdigit():
         return Lens(parse_position(first), int(second[3:]))
+    if kind == "generation" and rest:
+        return Generation(rest)
     raise RecipeError(f"unknown output {name!r}")

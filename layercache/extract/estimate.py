@@ -8,20 +8,25 @@ from pathlib import Path
 from layercache.errors import StoreError
 from layercache.extract.pooling import absent_reason
 from layercache.extract.tokenize import Sample
-from layercache.outputs import TOKENS, Hidden, parse_output
+from layercache.outputs import TOKENS, Generation, Hidden, parse_output
 
 _BITS = {7: 11.0, 10: 13.8, 23: 26.5}
 """Bits a stored value takes after rounding, split and zstd; measured on real states, which differ by 8 %."""
 _HIDDEN_ROW, _TOKEN, _LENS_ROW, _LENS_TOKEN = 16.0, 2.0, 16.0, 4.6
 _SAMPLE, _TEXT = 24.0, 0.3
-_FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 600}
+_GENERATION_ROW, _NEW_TOKEN = 24.0, 18.0
+"""Of a generated token: its id, text, log-probability and entropy, which hardly compress."""
+_FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 600, "generations": 2500}
 """Of every file; of states every (site, layer, pooling), which is a row group."""
 _SLACK = 1.1
 """Free disk must exceed the estimate by this."""
 
 
 def table_bytes(
-    groups: Iterable[tuple[Mapping[str, list[int] | None], Sequence[Sample]]], width: int, precision: int
+    groups: Iterable[tuple[Mapping[str, list[int] | None], Sequence[Sample]]],
+    width: int,
+    precision: int,
+    max_new_tokens: int = 0,
 ) -> dict[str, int]:
     """Estimate the bytes of every table for outputs that samples lack.
 
@@ -29,8 +34,9 @@ def table_bytes(
         groups: (outputs and their layers, the samples that lack them).
         width: elements of a state.
         precision: mantissa bits that states keep.
+        max_new_tokens: tokens of a generated text; all of them are counted, though a text may end before.
     """
-    total = {"samples": 0.0, "tokens": 0.0, "hidden": 0.0, "lens": 0.0}
+    total = {"samples": 0.0, "tokens": 0.0, "hidden": 0.0, "lens": 0.0, "generations": 0.0}
     vector = width * _BITS[precision] / 8 + _HIDDEN_ROW
     for outputs, samples in groups:
         total["samples"] += _FOOTER["samples"]
@@ -40,9 +46,13 @@ def table_bytes(
             if output is None:
                 total[TOKENS] += _FOOTER[TOKENS] + _TOKEN * sum(len(sample) for sample in samples)
                 continue
+            n_layers = len(layers or [])
+            if isinstance(output, Generation):
+                row = _GENERATION_ROW + _NEW_TOKEN * max_new_tokens
+                total["generations"] += _FOOTER["generations"] + n_layers * len(samples) * row
+                continue
             feature = output.pooling if isinstance(output, Hidden) else output.position
             there = sum(absent_reason(sample, feature) is None for sample in samples)
-            n_layers = len(layers or [])
             if isinstance(output, Hidden):
                 total["hidden"] += n_layers * (_FOOTER["hidden"] + there * vector)
             else:

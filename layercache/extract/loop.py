@@ -13,13 +13,15 @@ import transformers
 
 import layercache
 from layercache.errors import ModelError
-from layercache.extract import batching, selfcheck
+from layercache.extract import batching, generate, selfcheck
 from layercache.extract.batching import Budget
 from layercache.extract.forward import Forward, Reducer
+from layercache.extract.generate import Generate
 from layercache.extract.lens import LensReducer
 from layercache.extract.model import Model
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.publish import Publisher, ShardLimits, ShardWriter
+from layercache.extract.sampling import Settings
 from layercache.extract.select import Selection
 from layercache.extract.tokenize import Sample
 from layercache.extract.unembed import Unembedding
@@ -29,6 +31,10 @@ from layercache.progress import Progress, Task
 from layercache.recipe import ExtractSpec
 from layercache.store.holdings import Outputs
 from layercache.store.layout import Run
+
+Group = tuple[Outputs, list[Sample]]
+Runs = Forward | Generate
+"""What turns a batch into rows of tables."""
 
 _CHECKED = 8
 """Samples of every group that the self-check takes its two pieces from."""
@@ -47,10 +53,11 @@ class Loop:
 
     def __init__(self, model: Model, tokenizer: Any, spec: ExtractSpec, longest: int, progress: Progress) -> None:
         self.model, self.spec, self.progress = model, spec, progress
-        self.words = Words(tokenizer)
+        self.words, self.tokenizer = Words(tokenizer), tokenizer
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.left = tokenizer.padding_side == "left"
-        self.unembedding = Unembedding(model) if spec.lens else None
+        self.longest = longest
+        self.unembedding = Unembedding(model) if spec.lens or spec.generate_layers else None
         tokens = spec.batch_tokens
         self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
         self.batches = self.padded_tokens = 0
@@ -60,7 +67,7 @@ class Loop:
         self,
         run: Run,
         selection: Selection,
-        groups: Sequence[tuple[Outputs, list[Sample]]],
+        groups: Sequence[Group],
         name: str,
         limits: ShardLimits,
     ) -> None:
@@ -77,9 +84,31 @@ class Loop:
         """
         checked = self._check([sample for _, samples in groups for sample in samples[:_CHECKED]])
         provenance = self._provenance(checked)
-        total = sum(len(samples) for _, samples in groups)
-        with self.progress.task(f"extract {name}", total) as task, Publisher() as publisher:
-            for outputs, samples in groups:
+        states, texts = split_texts(groups)
+        generators = self._generators(texts)
+        if states:
+            passes = [(self._forward(selection, outputs), outputs, samples) for outputs, samples in states]
+            self._publish(run, f"extract {name}", passes, provenance, limits)
+        for generator, outputs, samples in generators:
+            most = self.spec.batch_tokens
+            self.budget = generate.budget(
+                self.model.plan, self.longest, generator.layers, self.spec.max_new_tokens, most
+            )
+            settings = {"generation": {str(generator.settings.output): generator.settings.as_json()}}
+            self._publish(run, f"generate {name}", [(generator, outputs, samples)], provenance | settings, limits)
+
+    def _publish(
+        self,
+        run: Run,
+        title: str,
+        work: Sequence[tuple[Runs, Outputs, list[Sample]]],
+        provenance: dict[str, Any],
+        limits: ShardLimits,
+    ) -> None:
+        """Run groups of samples, each by its own means, and publish their shards."""
+        total = sum(len(samples) for _, _, samples in work)
+        with self.progress.task(title, total) as task, Publisher() as publisher:
+            for means, outputs, samples in work:
                 shards = ShardWriter(
                     run,
                     outputs,
@@ -89,8 +118,32 @@ class Loop:
                     allow_nonfinite=self.spec.allow_nonfinite,
                     limits=limits,
                 )
-                self._run_group(self._forward(selection, outputs), samples, shards, task)
+                if isinstance(means, Generate):
+                    means.on_step = lambda tokens: task.advance(0, generated=tokens)
+                self._run_group(means, samples, shards, task)
                 shards.close()
+
+    def _generators(self, groups: Sequence[Group]) -> list[tuple[Generate, Outputs, list[Sample]]]:
+        """Set up generation for every group that lacks texts, and see whether the model takes the fast way."""
+        settings = Settings.of(self.spec, self.model.plan.checkpoint) if groups else None
+        found = []
+        for outputs, samples in groups:
+            assert settings is not None
+            layers = outputs[str(settings.output)] or []
+            generator = Generate(
+                self.model,
+                self.tokenizer,
+                settings,
+                layers,
+                samples[:_CHECKED],
+                pad_id=self.pad_id,
+                allow_nonfinite=self.spec.allow_nonfinite,
+            )
+            if generator.note is not None and generator.note not in self.notes:
+                self.progress.note(generator.note)
+                self.notes.append(generator.note)
+            found.append((generator, outputs, samples))
+        return found
 
     def _check(self, samples: list[Sample]) -> dict[str, float | None] | None:
         if not self.spec.self_check:
@@ -109,7 +162,7 @@ class Loop:
             reducers.append(LensReducer(lenses, self.model.structure.n_layers, self.unembedding, self.words))
         return Forward(self.model, reducers)
 
-    def _run_group(self, forward: Forward, samples: list[Sample], shards: ShardWriter, task: Task) -> None:
+    def _run_group(self, forward: Runs, samples: list[Sample], shards: ShardWriter, task: Task) -> None:
         for window in batching.windows(samples, self.budget, self.spec.seed):
             waiting = deque(window)
             while waiting:
@@ -127,7 +180,7 @@ class Loop:
                 self.padded_tokens += _padded(members)
                 task.advance(len(members), tokens=sum(len(sample) for sample in members))
 
-    def _attempt(self, forward: Forward, members: list[Sample]) -> list[tuple[str, dict[str, Any]]] | None:
+    def _attempt(self, forward: Runs, members: list[Sample]) -> list[tuple[str, dict[str, Any]]] | None:
         """Run one batch; None when memory ran out, with everything that the batch held let go."""
         plan = self.model.plan
         try:
@@ -174,6 +227,18 @@ class Loop:
             "self_check": checked,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def split_texts(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Part what samples lack into states and lenses, and generated texts: those run in batches of their own."""
+    states, texts = [], []
+    for outputs, samples in groups:
+        generated = {name: layers for name, layers in outputs.items() if name.startswith("generation:")}
+        others = {name: layers for name, layers in outputs.items() if name not in generated}
+        if others:
+            states.append((others, samples))
+        texts += [({name: layers}, samples) for name, layers in generated.items()]
+    return states, texts
 
 
 def _padded(members: list[Sample]) -> int:

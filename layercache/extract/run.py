@@ -14,7 +14,7 @@ from typing import Any
 
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
-from layercache.extract import checkpoint, estimate, fingerprint, model, select
+from layercache.extract import checkpoint, estimate, fingerprint, generate, model, select
 from layercache.extract.checkpoint import Checkpoint, first_line
 from layercache.extract.loop import Loop
 from layercache.extract.model import Plan
@@ -24,7 +24,7 @@ from layercache.extract.rows import row_frame
 from layercache.extract.select import Selection
 from layercache.extract.summary import Summary
 from layercache.extract.tokenize import Sample, Samples, tokenize
-from layercache.outputs import Hidden
+from layercache.outputs import feature_of
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.store import layout, reader, writer
@@ -98,6 +98,8 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     context = model.context_length(plan, tokenizer)
     samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
     select.check_spans(selection, samples)
+    if spec.generate_layers:
+        generate.check_room(samples, spec.max_new_tokens, context)
     no_tokens = sum(one is None for one in samples.of_row)
     if no_tokens:
         notes.append(f"{no_tokens:,} of {len(samples.of_row):,} rows have an empty prompt and are left out")
@@ -196,13 +198,15 @@ def _count(job: _Job, groups: Groups, new: int) -> None:
 
 
 def _estimate(job: _Job, groups: Groups) -> dict[str, int]:
-    return estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision)
+    return estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision, job.spec.max_new_tokens)
 
 
 def _absent(selection: Selection, samples: Samples) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for output in selection:
-        feature = output.pooling if isinstance(output, Hidden) else output.position
+        feature = feature_of(output)
+        if feature is None:
+            continue
         reasons = Counter(
             reason for sample in samples.distinct.values() if (reason := absent_reason(sample, feature)) is not None
         )

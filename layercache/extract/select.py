@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 
 from layercache.errors import DataError, ModelError
+from layercache.extract import generate
 from layercache.extract.model import Plan
+from layercache.extract.sampling import Settings
 from layercache.extract.structure import sublayer
 from layercache.extract.tokenize import Samples
 from layercache.extract.unembed import no_head
-from layercache.outputs import TOKENS, WHOLE_PROMPT, Hidden, Lens, Output
+from layercache.outputs import TOKENS, WHOLE_PROMPT, Feature, Hidden, Lens, Output, feature_of
 from layercache.recipe import ExtractSpec
 
 Selection = dict[Output, list[int]]
@@ -44,10 +46,23 @@ def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
             selection[output] = layers
         else:
             notes.append(f"{output}: there is none at the layers asked for ({', '.join(map(str, asked))})")
+    _add_generation(selection, spec, plan)
     return selection, notes
 
 
-def _there(output: Output, last: int, top: int) -> range:
+def _add_generation(selection: Selection, spec: ExtractSpec, plan: Plan) -> None:
+    """Add the text generated and, at its layers, the lens where its first token is drawn."""
+    if not spec.generate_layers:
+        return
+    last = plan.structure.n_layers
+    layers = list(range(last + 1)) if spec.generate_layers == "all" else sorted(set(spec.generate_layers))
+    generate.check_model(plan, layers)
+    lens = Lens(Feature("last", WHOLE_PROMPT), spec.top_k)
+    selection[lens] = sorted({*selection.get(lens, []), *layers})
+    selection[Settings.of(spec, plan.checkpoint).output] = layers
+
+
+def _there(output: Hidden | Lens, last: int, top: int) -> range:
     if isinstance(output, Lens):
         return range(last + 1)
     return range(top + 1) if output.site == "resid" else range(1, last + 1)
@@ -66,7 +81,8 @@ def check_spans(outputs: Iterable[Output], samples: Samples) -> None:
     """
     known = {name for sample in samples.distinct.values() for name in (*sample.spans, *sample.absent)}
     for output in outputs:
-        span = (output.pooling if isinstance(output, Hidden) else output.position).span
+        feature = feature_of(output)
+        span = WHOLE_PROMPT if feature is None else feature.span
         if span != WHOLE_PROMPT and span not in known:
             raise DataError(
                 f"{output}: the template has no field {span!r}; its spans are {', '.join(sorted(known)) or 'none'}"
