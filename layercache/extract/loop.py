@@ -47,7 +47,7 @@ class Loop:
         longest: tokens of the longest sample, for the automatic budget.
 
     Attributes:
-        batches, padded_tokens: run so far.
+        batches, padded_tokens, generated: run so far; the last counts the tokens of generated texts.
         notes: what the user should know (memory that ran out).
     """
 
@@ -60,7 +60,7 @@ class Loop:
         self.unembedding = Unembedding(model) if spec.lens or spec.generate_layers else None
         tokens = spec.batch_tokens
         self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest)
-        self.batches = self.padded_tokens = 0
+        self.batches = self.padded_tokens = self.generated = 0
         self.notes: list[str] = []
 
     def run(
@@ -119,9 +119,13 @@ class Loop:
                     limits=limits,
                 )
                 if isinstance(means, Generate):
-                    means.on_step = lambda tokens: task.advance(0, generated=tokens)
+                    means.on_step = lambda tokens: self._generated(tokens, task)
                 self._run_group(means, samples, shards, task)
                 shards.close()
+
+    def _generated(self, tokens: int, task: Task) -> None:
+        self.generated += tokens
+        task.advance(0, generated=tokens)
 
     def _generators(self, groups: Sequence[Group]) -> list[tuple[Generate, Outputs, list[Sample]]]:
         """Set up generation for every group that lacks texts, and see whether the model takes the fast way."""

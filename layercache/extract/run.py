@@ -16,7 +16,7 @@ from layercache.dataset import Dataset
 from layercache.errors import ModelError
 from layercache.extract import checkpoint, estimate, fingerprint, generate, model, select
 from layercache.extract.checkpoint import Checkpoint, first_line
-from layercache.extract.loop import Loop
+from layercache.extract.loop import Loop, split_texts
 from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
@@ -177,6 +177,7 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     with checkpoint.quiet():
         loop.run(run, job.selection, groups, job.data.name, limits)
     job.summary.batches, job.summary.padded_tokens = loop.batches, loop.padded_tokens
+    job.summary.generated_tokens = loop.generated
     job.summary.notes += loop.notes
     added = [shard for shard in reader.open(store).shards(run) if shard.name not in before]
     job.summary.bytes = sum(info.bytes for shard in added for info in shard.files.values())
@@ -194,7 +195,8 @@ def _count(job: _Job, groups: Groups, new: int) -> None:
     job.summary.new_samples = new
     job.summary.forward_passes = len(lacking)
     job.summary.cached = job.summary.samples - len(lacking)
-    job.summary.tokens = sum(len(sample) for sample in lacking)
+    # States and texts read a prompt in a pass each.
+    job.summary.tokens = sum(len(sample) for part in split_texts(groups) for _, samples in part for sample in samples)
 
 
 def _estimate(job: _Job, groups: Groups) -> dict[str, int]:

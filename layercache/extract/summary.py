@@ -17,6 +17,7 @@ class Summary:
         new_samples: samples of which the run held nothing before.
         forward_passes: samples put through the model.
         batches, tokens, padded_tokens: of those passes; in a dry run `tokens` are those to run.
+        generated_tokens: of the texts generated, of all layers together.
         bytes: what was added to the store, rows files left out.
         absent: output → samples that have no row of it, by reason.
         estimate: table → bytes it would take; only what is missing counts.
@@ -34,6 +35,7 @@ class Summary:
     batches: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    generated_tokens: int = 0
     bytes: int = 0
     seconds: float = 0.0
     absent: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -57,9 +59,11 @@ class Summary:
         if not self.forward_passes:
             return [f"  nothing to do: 0 forward passes, run {self.run}"]
         padding = self.padded_tokens / max(self.tokens, 1) - 1
+        text = [f"  {self.generated_tokens:,} tokens of text generated"] if self.generated_tokens else []
         return [
             f"  {self.forward_passes:,} forward passes ({self.new_samples:,} new samples), {self.tokens:,} tokens"
             f" in {self.batches:,} batches ({padding:.0%} padding), {self.seconds:,.1f} s",
+            *text,
             f"  {size_text(self.bytes)} added to run {self.run}",
         ]
 
