@@ -50,7 +50,7 @@ class Contest:
         self.samples: list[Sample] = make_samples(prompts, shape, longest=LONGEST_PROMPT)
         self.layers, self.new = list(range(1, layers + 1)), new_tokens
         self.texts: dict[str, Texts] = {}
-        settings = Settings(new_tokens, 0.0, None, None, None, True, ())
+        settings = Settings(new_tokens, (), 0.0, None, None, None, True, ())
         tokenizer = make_tokenizer(shape.vocabulary)
         self.generate = Generate(self.model, tokenizer, settings, self.layers, self.samples, pad_id=0)
         assert self.generate.note is None, self.generate.note

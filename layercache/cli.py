@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "dtype", "device", "attn", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code"),
-    *("generate_layers", "max_new_tokens", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
+    *("generate_layers", "max_new_tokens", "stop", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
     "no_final_norm",
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
@@ -181,6 +181,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with a hub model.")
 @click.option("--generate-layers", help="Layers that text is generated from, separated by commas, or all.")
 @click.option("--max-new-tokens", type=int, help="Tokens a generated text may have; 128 when not given.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="A string that ends a text; may be repeated.")
 @click.option("--temperature", type=float, help="Temperature of sampling; 0 takes the most probable token.")
 @click.option("--sample-top-k", type=int, help="Sample only from so many most probable tokens.")
 @click.option("--sample-top-p", type=float, help="Sample only from the tokens that together have this probability.")

@@ -59,18 +59,21 @@ class Generation(NamedTuple):
 
     settings: str
 
+    @property
+    def position(self) -> Feature:
+        """The token that a text goes on from, which every sample has."""
+        return Feature("last", WHOLE_PROMPT)
+
+    @property
+    def feature(self) -> Feature:
+        """The same, as every output has one."""
+        return self.position
+
     def __str__(self) -> str:
         return f"generation:{self.settings}"
 
 
 Output = Hidden | Lens | Generation
-
-
-def feature_of(output: Output) -> Feature | None:
-    """Return the pooling or position of an output; None where a sample has it whatever its spans."""
-    if isinstance(output, Generation):
-        return None
-    return output.pooling if isinstance(output, Hidden) else output.position
 
 
 def parse_feature(text: str, known: tuple[str, ...], what: str) -> Feature:

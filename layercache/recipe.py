@@ -135,6 +135,8 @@ class ExtractSpec(Spec):
     """Layers that text is generated from, 0 to L; none when not given."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Tokens a generated text may have."""
+    stop: Strings = []
+    """Strings that end a generated text, and are cut from it."""
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Divides the logits when sampling; 0 takes the most probable token."""
     sample_top_k: int | None = Field(default=None, ge=1)
@@ -145,6 +147,13 @@ class ExtractSpec(Spec):
     """Seed of sampling; a text does not depend on its batch."""
     no_final_norm: bool = False
     """Generate with the head on the state as it is, without the model's final norm."""
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_say_something(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty string would end every text at once")
+        return value
 
     @model_validator(mode="after")
     def _sampling_is_asked_for(self) -> "ExtractSpec":

@@ -38,6 +38,10 @@ class FullPasses:
         ]
         return self._last()
 
+    def forget(self) -> None:
+        """Let the rows go."""
+        self._rows = []
+
     def states(self, samples: list[Sample], layer: int) -> list[torch.Tensor]:
         """Return a layer's states of some samples, float32 [n, d] each."""
         keep = _Keep(layer)
@@ -67,7 +71,8 @@ class _Keep:
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
         ends = zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)
-        self.states = [hidden[row, start : start + n].float() for row, (start, n) in enumerate(ends)]
+        hidden = hidden.float().to(batch.starts.device)
+        self.states = [hidden[row, start : start + n].clone() for row, (start, n) in enumerate(ends)]
 
     def finish(self, batch: Batch) -> dict[str, Any]:
         return {}

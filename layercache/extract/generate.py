@@ -15,12 +15,13 @@ import torch
 from layercache.errors import DataError, ModelError
 from layercache.extract import batching, sampling
 from layercache.extract.batching import Batch, Budget
+from layercache.extract.checkpoint import first_line
 from layercache.extract.full_passes import FullPasses
 from layercache.extract.model import Model, Plan
 from layercache.extract.narrow import Unsupported
 from layercache.extract.sampling import Settings
 from layercache.extract.sweep import Sweep
-from layercache.extract.sweep_check import choose
+from layercache.extract.sweep_check import TRIPS, choose, slow
 from layercache.extract.tokenize import Sample, Samples
 from layercache.extract.unembed import Unembedding
 
@@ -87,11 +88,15 @@ class Generate:
     def _texts(self, samples: list[Sample], layers: Sequence[int]) -> list[Generated]:
         try:
             return self.decode(samples, layers)
-        except (RuntimeError, MemoryError) as error:
-            if len(samples) > 1 or len(layers) == 1 or not batching.is_out_of_memory(error):
+        except (Unsupported, MemoryError, *TRIPS) as error:
+            too_large = batching.is_out_of_memory(error)
+            if too_large and (len(samples) > 1 or len(layers) == 1):
                 raise
-        except Unsupported as error:
-            self.engine, self.note = self.full, str(error)
+            if not too_large and self.engine is self.full:
+                raise
+            if not too_large:
+                self.engine, self.note = self.full, slow(first_line(error))
+        if not too_large:
             return self.decode(samples, layers)
         # One prompt with all its exits is too much: half of them at a time, each half a sweep of its own.
         half = len(layers) // 2
@@ -100,6 +105,12 @@ class Generate:
     @torch.inference_mode()
     def decode(self, samples: list[Sample], layers: Sequence[int]) -> list[Generated]:
         """Generate the texts of some samples from some layers, deepest layer first."""
+        try:
+            return self._decode(samples, layers)
+        finally:
+            self.engine.forget()
+
+    def _decode(self, samples: list[Sample], layers: Sequence[int]) -> list[Generated]:
         settings = self.settings
         rows = [Generated(sample, layer) for layer in sorted(layers, reverse=True) for sample in samples]
         alive, states = rows, self.engine.start(samples, layers)
@@ -131,10 +142,24 @@ class Generate:
             row.token_entropies.append(entropies[index])
             if token in self.settings.eos:
                 row.finish_reason = "eos"
+            elif self._stopped(row.token_ids):
+                row.finish_reason = "stop"
             else:
                 keep.append(index)
         self.on_step(len(rows))
         return keep
+
+    def _stopped(self, tokens: list[int]) -> bool:
+        """Tell whether a string that ends a text has just been completed."""
+        if not self.settings.stop:
+            return False
+        # A token stands for a byte at least, and the last character may be unfinished.
+        window = max(len(one.encode()) for one in self.settings.stop) + 4
+        end = self._text(tokens[-window:])
+        return any(one in end for one in self.settings.stop)
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _uniforms(self, samples: list[Sample], exits: int) -> torch.Tensor | None:
         """Return the numbers that rows are drawn with, float64 [rows, max_new_tokens]; the same at every exit."""
@@ -145,10 +170,9 @@ class Generate:
 
     def _columns(self, rows: list[Generated]) -> dict[str, Any]:
         ends = [len(row.token_ids) - (row.finish_reason == "eos") for row in rows]
-        texts = [
-            self.tokenizer.decode(row.token_ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for row, end in zip(rows, ends, strict=True)
-        ]
+        texts = [self._text(row.token_ids[:end]) for row, end in zip(rows, ends, strict=True)]
+        for one in self.settings.stop:
+            texts = [text.partition(one)[0] for text in texts]
         return {
             "sample_id": [row.sample.id for row in rows],
             "output": [str(self.settings.output)] * len(rows),
@@ -205,8 +229,9 @@ def budget(plan: Plan, longest: int, layers: Sequence[int], max_new_tokens: int,
         longest: tokens of the longest prompt.
         most: padded tokens a batch may hold at most, where the user said so.
     """
-    # Exit k's row takes room in the caches of blocks 1…k; layer 0 in none, but in the batch.
-    each = (longest + max_new_tokens) * sum(max(layer, 1) for layer in layers) * cache_bytes(plan)
+    # Exit k's row takes room in the caches of blocks 1…k.
+    tokens = longest + max_new_tokens
+    each = tokens * (sum(layers) * cache_bytes(plan) + batching.token_bytes(plan, tokens))
     rows = batching.affordable(plan, each)
     rows = max(1, min(rows, _MOST_ROWS.get(plan.device.type, _MOST_ROWS["cpu"]) // len(layers)))
     return Budget(min(rows * longest, most or rows * longest), rows)

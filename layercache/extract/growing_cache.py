@@ -40,7 +40,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep some rows."""
-        self._keys, self._values = self._keys[beam_idx], self._values[beam_idx]
+        rows = beam_idx.to(self._keys.device)
+        self._keys, self._values = self._keys[rows], self._values[rows]
         self._show()
 
     def _show(self) -> None:
@@ -49,5 +50,5 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def _roomy(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         n, heads, tokens, width = states.shape
         new = states.new_empty(n if rows is None else len(rows), heads, max(tokens, self._length) + _ROOM, width)
-        new[:, :, :tokens] = states if rows is None else states[rows]
+        new[:, :, :tokens] = states if rows is None else states[rows.to(states.device)]
         return new

@@ -122,6 +122,13 @@ class Loop:
                     means.on_step = lambda tokens: self._generated(tokens, task)
                 self._run_group(means, samples, shards, task)
                 shards.close()
+                if isinstance(means, Generate):
+                    self._tell(means.note)
+
+    def _tell(self, note: str | None) -> None:
+        if note is not None and note not in self.notes:
+            self.progress.note(note)
+            self.notes.append(note)
 
     def _generated(self, tokens: int, task: Task) -> None:
         self.generated += tokens
@@ -143,9 +150,7 @@ class Loop:
                 pad_id=self.pad_id,
                 allow_nonfinite=self.spec.allow_nonfinite,
             )
-            if generator.note is not None and generator.note not in self.notes:
-                self.progress.note(generator.note)
-                self.notes.append(generator.note)
+            self._tell(generator.note)
             found.append((generator, outputs, samples))
         return found
 

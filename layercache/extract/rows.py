@@ -11,7 +11,7 @@ from layercache.dataset import Dataset
 from layercache.extract.pooling import absent_reason
 from layercache.extract.tokenize import Sample
 from layercache.extract.words import Words
-from layercache.outputs import feature_of, parse_output
+from layercache.outputs import Hidden, parse_output
 from layercache.recipe import Label
 from layercache.store.schema import RESERVED
 
@@ -21,9 +21,8 @@ def sample_columns(samples: Sequence[Sample], outputs: Sequence[str]) -> dict[st
     features = {}
     for name in outputs:
         output = parse_output(name)
-        feature = None if output is None else feature_of(output)
-        if feature is not None:
-            features[name] = feature
+        if output is not None:
+            features[name] = output.pooling if isinstance(output, Hidden) else output.position
     absent = [
         [
             {"output": name, "reason": reason}

@@ -24,7 +24,7 @@ from layercache.extract.rows import row_frame
 from layercache.extract.select import Selection
 from layercache.extract.summary import Summary
 from layercache.extract.tokenize import Sample, Samples, tokenize
-from layercache.outputs import feature_of
+from layercache.outputs import Hidden
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.store import layout, reader, writer
@@ -148,6 +148,8 @@ def _plan_only(job: _Job, store: Path) -> None:
     _count(job, groups, new)
     job.summary.dry_run = True
     job.summary.estimate = _estimate(job, groups)
+    if job.summary.estimate["generations"]:
+        job.summary.notes.append("generated texts are counted at their full length: they may take less")
     job.summary.free_bytes = estimate.free_bytes(store)
 
 
@@ -200,15 +202,16 @@ def _count(job: _Job, groups: Groups, new: int) -> None:
 
 
 def _estimate(job: _Job, groups: Groups) -> dict[str, int]:
-    return estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision, job.spec.max_new_tokens)
+    states, texts = split_texts(groups)
+    return estimate.table_bytes(
+        [*states, *texts], job.plan.structure.width, job.spec.precision, job.spec.max_new_tokens
+    )
 
 
 def _absent(selection: Selection, samples: Samples) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for output in selection:
-        feature = feature_of(output)
-        if feature is None:
-            continue
+        feature = output.pooling if isinstance(output, Hidden) else output.position
         reasons = Counter(
             reason for sample in samples.distinct.values() if (reason := absent_reason(sample, feature)) is not None
         )

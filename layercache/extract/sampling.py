@@ -34,12 +34,14 @@ class Settings:
     """Everything a generated text depends on beside the run: what the hash in an output's name is taken over.
 
     Attributes:
+        stop: strings that end a text, sorted.
         temperature: 0 is greedy; then the next three change nothing and are None.
         final_norm: the model's final norm is applied before the head.
         eos: token ids that end a text, sorted.
     """
 
     max_new_tokens: int
+    stop: tuple[str, ...]
     temperature: float
     top_k: int | None
     top_p: float | None
@@ -53,6 +55,7 @@ class Settings:
         sampled = spec.temperature > 0
         return cls(
             max_new_tokens=spec.max_new_tokens,
+            stop=tuple(sorted(set(spec.stop))),
             temperature=spec.temperature,
             top_k=spec.sample_top_k if sampled else None,
             top_p=spec.sample_top_p if sampled else None,
@@ -68,7 +71,7 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return asdict(self) | {"eos": list(self.eos)}
+        return asdict(self) | {"stop": list(self.stop), "eos": list(self.eos)}
 
 
 class Drawn(NamedTuple):

@@ -9,7 +9,7 @@ from layercache.extract.sampling import Settings
 from layercache.extract.structure import sublayer
 from layercache.extract.tokenize import Samples
 from layercache.extract.unembed import no_head
-from layercache.outputs import TOKENS, WHOLE_PROMPT, Feature, Hidden, Lens, Output, feature_of
+from layercache.outputs import TOKENS, WHOLE_PROMPT, Feature, Hidden, Lens, Output
 from layercache.recipe import ExtractSpec
 
 Selection = dict[Output, list[int]]
@@ -81,8 +81,7 @@ def check_spans(outputs: Iterable[Output], samples: Samples) -> None:
     """
     known = {name for sample in samples.distinct.values() for name in (*sample.spans, *sample.absent)}
     for output in outputs:
-        feature = feature_of(output)
-        span = WHOLE_PROMPT if feature is None else feature.span
+        span = (output.pooling if isinstance(output, Hidden) else output.position).span
         if span != WHOLE_PROMPT and span not in known:
             raise DataError(
                 f"{output}: the template has no field {span!r}; its spans are {', '.join(sorted(known)) or 'none'}"

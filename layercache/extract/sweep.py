@@ -97,6 +97,10 @@ class Sweep:
         deep_first = sorted(set(self._exits.tolist()), reverse=True)
         return self._forward(tokens[:, None], deep_first, self._counts())
 
+    def forget(self) -> None:
+        """Let the caches go."""
+        self._cache = DynamicCache()
+
     def _counts(self) -> list[int]:
         """Return the number of rows that reach every layer, 0 to one past L."""
         return [int((self._exits >= layer).sum()) for layer in range(self.model.structure.n_layers + 2)]
@@ -132,7 +136,7 @@ class Sweep:
             if layer in deep_first:
                 hidden = output[0] if isinstance(output, (tuple, list)) else output
                 hidden = hidden.reshape(counts[layer] if counts else len(ids), ids.shape[1], -1)
-                found[layer] = hidden[counts[layer + 1] if counts else 0 :, -1].float()
+                found[layer] = hidden[counts[layer + 1] if counts else 0 :, -1].float().to(ids.device)
             if counts is not None and layer >= deep_first[0]:
                 raise _Stop
 

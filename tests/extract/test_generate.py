@@ -225,6 +225,38 @@ def test_an_empty_text_is_kept_as_one(llama: Path, tmp_path: Path) -> None:
     assert frame["finish_reason"].to_list() == ["eos"] * 4
 
 
+def test_a_string_ends_a_text_and_is_cut_from_it(llama: Path, tmp_path: Path) -> None:
+    run(llama, tmp_path / "s", max_new_tokens=12)
+    before = texts_of(tmp_path / "s")
+    # Two characters in the middle of texts, wherever tokens part them.
+    stops = [text[4:6] for text in before["text"].to_list() if len(text) > 6][::9]
+    run(llama, tmp_path / "t", max_new_tokens=12, stop=stops)
+    ended = 0
+    for old, new in zip(before.iter_rows(named=True), texts_of(tmp_path / "t").iter_rows(named=True), strict=True):
+        cut = min((old["text"].find(one) for one in stops if one in old["text"]), default=None)
+        if cut is None:
+            assert (new["text"], new["finish_reason"]) == (old["text"], old["finish_reason"])
+            continue
+        ended += 1
+        assert (new["text"], new["finish_reason"]) == (old["text"][:cut], "stop")
+        assert new["token_ids"] == old["token_ids"][: len(new["token_ids"])]
+    assert 4 < ended < len(before)
+
+
+def test_a_sweep_that_trips_later_gives_way(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(llama, tmp_path / "right")
+    step = Sweep.step
+
+    def trips(self: Any, tokens: torch.Tensor, keep: list[int]) -> torch.Tensor:
+        if len(keep) > 20:
+            raise RuntimeError("shape mismatch")
+        return step(self, tokens, keep)
+
+    monkeypatch.setattr(Sweep, "step", trips)
+    assert "shape mismatch" in run(llama, tmp_path / "s").notes[0]
+    assert tokens_of(tmp_path / "s") == tokens_of(tmp_path / "right")
+
+
 def test_sampling_depends_on_the_sample_and_the_seed_alone(llama: Path, tmp_path: Path) -> None:
     how = {"temperature": 1.5, "sample_top_p": 0.9, "sample_top_k": 50}
     run(llama, tmp_path / "a", **how)
@@ -244,7 +276,7 @@ def test_sampled_tokens_have_the_frequencies_they_should() -> None:
     uniform = torch.linspace(0, 1, n)[:-1]
 
     def shares(**how: Any) -> list[float]:
-        settings = Settings(1, how.get("temperature", 1.0), how.get("top_k"), how.get("top_p"), 0, True, ())
+        settings = Settings(1, (), how.get("temperature", 1.0), how.get("top_k"), how.get("top_p"), 0, True, ())
         drawn = sampling.draw(Same(), logits.repeat(n - 1, 1), settings, uniform)  # type: ignore[arg-type]
         assert torch.allclose(drawn.logprobs, logits[drawn.tokens])
         return (torch.bincount(drawn.tokens, minlength=4) / (n - 1)).tolist()
