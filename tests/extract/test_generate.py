@@ -28,13 +28,13 @@ from .conftest import CONFIGS, TEXTS, make_data, make_model
 from .reference import FINAL_NORM, Reference, log_softmax
 
 KINDS = ("llama", "gpt2", "gpt_neox", "gemma2", "mixtral", "opt", "bloom", "falcon", "mistral", "qwen3")
-SWEPT = (*KINDS, "gemma3_text", "phi3", "olmo2", "granite", "cohere", "stablelm", "gptj", "mpt", "gpt_neo", "phi")
+OTHERS = ("gemma3_text", "phi3", "olmo2", "granite", "cohere", "stablelm", "gptj", "mpt", "gpt_neo", "phi")
 STATE_SPACE: dict[str, dict[str, Any]] = {
     "mamba": {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "initializer_range": 0.2},
     "falcon_h1": CONFIGS["llama"]
     | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 8},
 }
-NEW = 6
+NEW = 5
 LAYERS = [0, 1, 2, 3]
 
 
@@ -127,18 +127,18 @@ def test_every_layers_text_is_that_of_full_passes(kind: str, models_of: Callable
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_layers_text_is_the_models_own(kind: str, models_of: Callable[..., Path], tmp_path: Path) -> None:
-    run(models_of(kind), tmp_path / "s", max_new_tokens=20, generate_layers=[3])
+    run(models_of(kind), tmp_path / "s", TEXTS[1:5], max_new_tokens=12, generate_layers=[3])
     reference = Reference(models_of(kind), kind)
     for row in texts_of(tmp_path / "s").iter_rows(named=True):
         ids = torch.tensor([reference.tokenizer(row["prompt"])["input_ids"]])
         out = reference.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
         )[0, ids.shape[1] :].tolist()
         assert row["token_ids"] == out
         assert row["text"] == reference.tokenizer.decode(out, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("kind", SWEPT)
+@pytest.mark.parametrize("kind", OTHERS)
 def test_texts_are_the_same_alone_and_batched(kind: str, models_of: Callable[..., Path], tmp_path: Path) -> None:
     folder = models_of(kind, initializer_range=0.2) if kind in ("mpt", "gptj", "gpt_neo") else models_of(kind)
     batched, alone = run(folder, tmp_path / "a"), run(folder, tmp_path / "b", batch_tokens=1)
