@@ -203,7 +203,8 @@ class Contest:
                 final_layer=found.n_layers,
             )
             loop = Loop(self.model, self.tokenizer, spec, self.longest, Progress())
-            loop.run(run, selection, [(select.named(selection), self.samples)], "benchmark", ShardLimits())
+            groups = [(select.named(selection), self.samples)]
+            loop.run(run, selection, groups, "benchmark", ShardLimits(), loop.check(self.samples))
 
     def contenders(self, rivals: Iterable[str]) -> dict[str, Callable[[], None]]:
         """Every contender by name, in the order of a first round."""

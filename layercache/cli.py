@@ -23,6 +23,8 @@ EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "sink_cutoff"),
     *("dtype", "device", "device_map", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
+    *("generate_layers", "max_new_tokens", "stop", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
+    "no_final_norm",
 )
 DATA_OPTIONS = ("name", "template", "chat", "labels", "target", "split", "group_by", "missing", "limit")
 
@@ -198,6 +200,14 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--allow-nonfinite", is_flag=True, default=None, help="Keep infinities and NaN.")
 @click.option("--save-head", is_flag=True, default=None, help="Keep norm and unembedding, for `layercache lens`.")
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with a hub model.")
+@click.option("--generate-layers", help="Layers that text is generated from, separated by commas, or all.")
+@click.option("--max-new-tokens", type=int, help="Tokens a generated text may have; 128 when not given.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="A string that ends a text; may be repeated.")
+@click.option("--temperature", type=float, help="Temperature of sampling; 0 takes the most probable token.")
+@click.option("--sample-top-k", type=int, help="Sample only from so many most probable tokens.")
+@click.option("--sample-top-p", type=float, help="Sample only from the tokens that together have this probability.")
+@click.option("--generate-seed", type=int, help="Seed of sampling.")
+@click.option("--no-final-norm", is_flag=True, default=None, help="Generate without the model's final norm.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what it takes; write nothing.")
 @store_option
 @quiet_option

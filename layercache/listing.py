@@ -111,8 +111,14 @@ def _condition(store: Store, run: Run, condition: str) -> dict[str, Any]:
         "bytes": _bytes(shards),
         "outputs": {output: sorted(layers) for output, layers in sorted(held.items())},
         "absent": absent,
-        "provenance": shards[0].provenance if shards else {},
+        "provenance": shards[0].provenance | _generation(shards) if shards else {},
     }
+
+
+def _generation(shards: list[Any]) -> dict[str, Any]:
+    """Return the settings behind the names of generated texts."""
+    found = {name: made for one in shards for name, made in one.provenance.get("generation", {}).items()}
+    return {"generation": found} if found else {}
 
 
 def as_text(value: Any, indent: int = 0) -> str:

@@ -8,6 +8,7 @@ A *feature* says which vector or position of a prompt is meant: `mean@prompt`, `
     lens:last@prompt:top10        the logit lens at a position
     lens:last@prompt:top10:choices-1a2b3c4d    the same, with the scores of given answers
     stats:norm                    a statistic over the prompt's tokens
+    generation:1f0c9a2e           text generated from every layer; the hash is of the settings
 """
 
 import hashlib
@@ -99,7 +100,21 @@ class Stats(NamedTuple):
         return f"stats:{self.metric}"
 
 
-Output = Hidden | Lens | Stats
+class Generation(NamedTuple):
+    """Text generated from every layer; `settings` is the hash of how."""
+
+    settings: str
+
+    @property
+    def feature(self) -> Feature:
+        """The token that a text goes on from, which every sample has."""
+        return Feature("last", WHOLE_PROMPT)
+
+    def __str__(self) -> str:
+        return f"generation:{self.settings}"
+
+
+Output = Hidden | Lens | Stats | Generation
 
 
 def parse_feature(text: str, known: tuple[str, ...], what: str) -> Feature:
@@ -200,4 +215,6 @@ def parse_output(name: str) -> Output | None:
         return Lens(parse_position(first), int(match[1]), match[2] or "")
     if kind == "stats":
         return Stats(parse_statistic(rest))
+    if kind == "generation" and rest:
+        return Generation(rest)
     raise RecipeError(f"unknown output {name!r}")

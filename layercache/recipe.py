@@ -163,6 +163,35 @@ class ExtractSpec(Spec):
     """Run code that comes with a hub model."""
     seed: int = 0
     """Orders the batches within a window."""
+    generate_layers: Layers = []
+    """Layers that text is generated from, 0 to L; none when not given."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens a generated text may have."""
+    stop: Strings = []
+    """Strings that end a generated text, and are cut from it."""
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Divides the logits when sampling; 0 takes the most probable token."""
+    sample_top_k: int | None = Field(default=None, ge=1)
+    """Sample only from so many most probable tokens."""
+    sample_top_p: float | None = Field(default=None, gt=0, le=1)
+    """Sample only from the most probable tokens that together have this probability."""
+    generate_seed: int = 0
+    """Seed of sampling; a text does not depend on its batch."""
+    no_final_norm: bool = False
+    """Generate with the head on the state as it is, without the model's final norm."""
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_say_something(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty string would end every text at once")
+        return value
+
+    @model_validator(mode="after")
+    def _sampling_is_asked_for(self) -> "ExtractSpec":
+        if self.temperature == 0 and (self.sample_top_k is not None or self.sample_top_p is not None):
+            raise ValueError("sample_top_k and sample_top_p need a temperature above 0")
+        return self
 
     @field_validator("pooling")
     @classmethod

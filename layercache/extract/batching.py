@@ -136,6 +136,11 @@ def automatic(plan: Plan, longest: int, devices: Iterable[torch.device] | None =
     return Budget(max(1, min(most, int(free * _MEMORY_SHARE / token_bytes(plan, longest)))))
 
 
+def affordable(plan: Plan, each: int) -> int:
+    """Return how many things of `each` bytes the free memory holds, with the share kept back that a batch leaves."""
+    return int(_free_bytes(plan.device) * _MEMORY_SHARE / max(each, 1))
+
+
 def token_bytes(plan: Plan, longest: int) -> int:
     """Estimate the bytes one padded token needs while a block runs."""
     config: Any = plan.checkpoint.config.get_text_config()

@@ -8,7 +8,7 @@ from pathlib import Path
 from layercache.errors import StoreError
 from layercache.extract.pooling import absent_reason, n_rows
 from layercache.extract.tokenize import Sample
-from layercache.outputs import TOKENS, Hidden, Lens, Output, Stats, parse_output
+from layercache.outputs import TOKENS, Generation, Hidden, Lens, Stats, parse_output
 
 _BITS = {7: 11.0, 10: 13.8, 23: 26.5}
 """Bits a stored value takes after rounding, split and zstd; measured on real states, which differ by 8 %."""
@@ -17,7 +17,9 @@ _TOKEN_ROW, _CHOICE, _KEY = 0.3, 5.8, 14.0
 _STATISTIC = {"norm": 6.5, "max_norm": 3.8, "sinks": 0.5}
 """A number that many samples share takes little."""
 _SAMPLE, _TEXT = 24.0, 0.3
-_FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 750, "token_stats": 1300}
+_GENERATION_ROW, _NEW_TOKEN = 24.0, 18.0
+"""Of a generated token: its id, text, log-probability and entropy, which hardly compress."""
+_FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 750, "token_stats": 1300, "generations": 2500}
 """Of every file; of states every (site, layer, pooling), which is a row group."""
 _SLACK = 1.1
 """Free disk must exceed the estimate by this."""
@@ -28,6 +30,7 @@ def table_bytes(
     width: int,
     precision: int,
     n_choices: int = 0,
+    max_new_tokens: int = 0,
 ) -> dict[str, int]:
     """Estimate the bytes of every table for outputs that samples lack.
 
@@ -39,8 +42,10 @@ def table_bytes(
         width: elements of a state.
         precision: mantissa bits that states keep.
         n_choices: answers that lenses with choices score.
+        max_new_tokens: tokens of a generated text; all of them are counted, though a text may end before.
     """
-    total = {"samples": 0.0, "tokens": 0.0, "hidden": 0.0, "lens": 0.0, "token_stats": 0.0}
+    tables = ("samples", "tokens", "hidden", "lens", "token_stats", "generations")
+    total = dict.fromkeys(tables, 0.0)
     vector = width * _BITS[precision] / 8
     for outputs, samples in groups:
         total["samples"] += _FOOTER["samples"]
@@ -49,8 +54,12 @@ def table_bytes(
         for name, output in parsed.items():
             if output is None:
                 total[TOKENS] += _FOOTER[TOKENS] + _TOKEN * sum(len(sample) for sample in samples)
+            elif isinstance(output, Generation):
+                row = _GENERATION_ROW + _NEW_TOKEN * max_new_tokens
+                total["generations"] += _FOOTER["generations"] + len(outputs[name] or []) * len(samples) * row
             else:
-                table, size = _output_bytes(output, len(outputs[name] or []), samples, vector, n_choices)
+                n_layers = len(outputs[name] or [])
+                table, size = _output_bytes(output, n_layers, samples, vector, n_choices)
                 total[table] += size
         if any(isinstance(output, Stats) for output in parsed.values()):
             total["token_stats"] += _FOOTER["token_stats"] + _KEY * len(samples)
@@ -58,7 +67,7 @@ def table_bytes(
 
 
 def _output_bytes(
-    output: Output, n_layers: int, samples: Sequence[Sample], vector: float, n_choices: int
+    output: Hidden | Lens | Stats, n_layers: int, samples: Sequence[Sample], vector: float, n_choices: int
 ) -> tuple[str, float]:
     """Return the table of an output and the bytes its rows take there; `vector` are those of a state."""
     there = sum(absent_reason(sample, output.feature) is None for sample in samples)

@@ -1,28 +1,24 @@
 """Runs a loaded model over the samples that lack something, and publishes what comes of it."""
 
-import platform
-import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, NamedTuple
 
-import tokenizers
 import torch
-import transformers
 
-import layercache
 from layercache.errors import ModelError
-from layercache.extract import batching, quantize, reference, selfcheck
+from layercache.extract import batching, generate, quantize, reference, selfcheck
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
+from layercache.extract.generate import Generate
 from layercache.extract.lens import LensReducer
 from layercache.extract.model import Feed, Model, vocabulary
 from layercache.extract.pooling import HiddenReducer
+from layercache.extract.provenance import provenance
 from layercache.extract.publish import SHARD_BYTES, Publisher, ShardLimits, ShardWriter
+from layercache.extract.sampling import Settings
 from layercache.extract.select import Selection
 from layercache.extract.token_stats import TokenStatsReducer
 from layercache.extract.tokenize import Sample
@@ -35,14 +31,21 @@ from layercache.store.holdings import Outputs
 from layercache.store.layout import Run
 
 CHECKED = 8
-"""Samples of every group that the self-check takes its two pieces from."""
+"""Samples of every group that the self-check takes its pieces from."""
+
+Group = tuple[Outputs, list[Sample]]
+"""Outputs by name, and the samples that lack them."""
+Started = tuple[list[Sample], list[tuple[str, Collect]]]
+"""A batch that has been started, and what collects the rows of every table."""
 
 
-class _Started(NamedTuple):
-    """A batch that has been started, and what collects the rows of every table."""
+class _Work(NamedTuple):
+    """A group and what turns its batches into rows; `scorer` runs before each batch."""
 
-    members: list[Sample]
-    tables: list[tuple[str, Collect]]
+    means: Forward | Generate
+    scorer: Scorer | None
+    outputs: Outputs
+    samples: list[Sample]
 
 
 class Loop:
@@ -53,7 +56,7 @@ class Loop:
         choices: the answers that the lens scores.
 
     Attributes:
-        batches, padded_tokens: run so far.
+        batches, padded_tokens, generated: run so far; the last counts the tokens of generated texts.
         notes: what the user should know (memory that ran out, what is quantised, the noise measured).
         lacking: (output, reason) → samples whose states gave no row.
     """
@@ -67,67 +70,53 @@ class Loop:
         progress: Progress,
         choices: Choices | None = None,
     ) -> None:
-        self.spec, self.progress, self.choices = spec, progress, choices
-        self.words = Words(tokenizer)
+        self.spec, self.progress, self.choices, self.longest = spec, progress, choices, longest
+        self.words, self.tokenizer = Words(tokenizer), tokenizer
         # Any id will do where the mask says padding, as long as the model has an embedding for it.
         pad, size = tokenizer.pad_token_id, vocabulary(model.plan)
         self.pad_id = pad if pad is not None and (size is None or pad < size) else 0
         self.model = replace(model, feed=Feed(left=tokenizer.padding_side == "left"))
-        self.unembedding = Unembedding(model) if spec.lens or spec.save_head else None
+        headed = spec.lens or spec.save_head or spec.generate_layers
+        self.unembedding = Unembedding(model) if headed else None
         tokens = spec.batch_tokens
         self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest, model.devices)
         if not tokens:
             # One row a token: a batch must not hold more than a shard does.
             self.budget.tokens = max(1, min(self.budget.tokens, SHARD_BYTES // max(1, _bytes_a_token(model, spec))))
-        self.batches = self.padded_tokens = 0
+        self.batches = self.padded_tokens = self.generated = 0
         self.notes: list[str] = []
         self.lacking: Counter[tuple[str, str]] = Counter()
-        self.reference: dict[str, Any] | None = None
         if model.quantized is not None:
             self._note(quantize.note(model.quantized))
 
-    def run(
-        self,
-        run: Run,
-        selection: Selection,
-        groups: Sequence[tuple[Outputs, list[Sample]]],
-        name: str,
-        limits: ShardLimits,
-    ) -> None:
-        """Check the model, then run every group and publish its shards.
+    def check(self, samples: list[Sample]) -> dict[str, Any]:
+        """Check the model, unless that is not wanted; feed it and read its lens from then on as was found right.
 
-        Args:
-            selection: every output asked for.
-            groups: some of those outputs by name, and the samples that lack them.
-            name: the data set's, for the progress bar.
+        Returns:
+            What shards are to say of how they were made.
 
         Raises:
-            ModelError: the model fails its self-check, or memory runs out on a single prompt.
-            StoreError: a shard cannot be published.
+            ModelError: the model fails its self-check.
         """
-        checked = self.check([sample for _, samples in groups for sample in samples[:CHECKED]])
-        provenance = self._provenance(checked)
-        total = sum(len(samples) for _, samples in groups)
-        with self.progress.task(f"extract {name}", total) as task, Publisher() as publisher:
-            for outputs, samples in groups:
-                shards = ShardWriter(
-                    run,
-                    outputs,
-                    publisher,
-                    self.words,
-                    provenance=provenance,
-                    allow_nonfinite=self.spec.allow_nonfinite,
-                    limits=limits,
-                )
-                scorer = self._scorer(selection, outputs)
-                self._run_group(self._forward(selection, outputs), scorer, samples, shards, task)
-                shards.close()
+        if not self.spec.self_check:
+            return provenance(self.model, self.spec, None)
+        found = selfcheck.check(self.model, samples, self.pad_id, self.unembedding, left=self.model.feed.left)
+        self.model = replace(self.model, feed=found.feed)
+        self._keep_to(found.feed)
+        if found.why is not None:
+            self._note(f"prompts are run {found.feed}, since {found.why}")
+        if found.own_code:
+            self.unembedding = Unembedding(self.model, own_code=True)
+        return provenance(self.model, self.spec, found.as_json())
 
-    def compare(self, samples: list[Sample], expected: dict[int, torch.Tensor]) -> None:
-        """Measure how far this run's states are from others of the same samples, for the provenance and a note.
+    def compare(self, samples: list[Sample], expected: dict[int, torch.Tensor]) -> dict[str, Any]:
+        """Measure how far this run's states are from others of the same samples.
 
         Args:
             expected: layer → float32 [samples, d] at every sample's last token, as `reference.states` gives them.
+
+        Returns:
+            The differences, for the provenance; a note tells the user.
 
         Raises:
             ModelError: memory runs out on a single prompt.
@@ -139,31 +128,144 @@ class Loop:
             members = waiting.popleft()
             if self._attempt(forward, None, members) is None:
                 waiting.extendleft(reversed(self._smaller(members)))
-        self.reference = reference.differences(keep.stacked(samples), expected)
-        self._note(reference.note(self.reference))
+        found = reference.differences(keep.stacked(samples), expected)
+        self._note(reference.note(found))
+        return found
 
-    def check(self, samples: list[Sample]) -> dict[str, Any] | None:
-        """Check the model, unless that is not wanted; feed it and read its lens from then on as was found right.
+    def run(
+        self,
+        run: Run,
+        selection: Selection,
+        groups: Sequence[Group],
+        name: str,
+        limits: ShardLimits,
+        made: dict[str, Any],
+    ) -> None:
+        """Run every group and publish its shards.
 
-        Returns:
-            What was found, for a shard's provenance.
+        Args:
+            selection: every output asked for.
+            groups: some of those outputs by name, and the samples that lack them.
+            name: the data set's, for the progress bar.
+            made: the shards' provenance, as `check` returns it.
+
+        Raises:
+            ModelError: memory runs out on a single prompt.
+            StoreError: a shard cannot be published.
         """
-        if not self.spec.self_check:
-            return None
-        found = selfcheck.check(self.model, samples, self.pad_id, self.unembedding, left=self.model.feed.left)
-        self.model = replace(self.model, feed=found.feed)
-        self.budget.equal = found.feed.together == "equal"
-        if found.feed.together == "alone":
-            self.budget.rows = 1
-        if found.why is not None:
-            self._note(f"prompts are run {found.feed}, since {found.why}")
-        if found.own_code:
-            self.unembedding = Unembedding(self.model, own_code=True)
-        return found.as_json()
+        states, texts = split_texts(groups)
+        generators = [self._generator(outputs, samples) for outputs, samples in texts]
+        if states:
+            work = [
+                _Work(self._forward(selection, outputs), self._scorer(selection, outputs), outputs, samples)
+                for outputs, samples in states
+            ]
+            self._publish(run, f"extract {name}", work, limits, made)
+        for generator, one in generators:
+            self.budget = generate.budget(
+                self.model.plan, self.longest, generator.layers, self.spec.max_new_tokens, self.spec.batch_tokens
+            )
+            self._keep_to(self.model.feed)
+            settings = {"generation": {str(generator.settings.output): generator.settings.as_json()}}
+            self._publish(run, f"generate {name}", [one], limits, made | settings)
+            self._note_once(generator.note)
 
-    def _note(self, text: str) -> None:
-        self.progress.note(text)
-        self.notes.append(text)
+    def _publish(self, run: Run, title: str, work: Sequence[_Work], limits: ShardLimits, made: dict[str, Any]) -> None:
+        total = sum(len(one.samples) for one in work)
+        with self.progress.task(title, total) as task, Publisher() as publisher:
+            for one in work:
+                shards = ShardWriter(
+                    run,
+                    one.outputs,
+                    publisher,
+                    self.words,
+                    provenance=made,
+                    allow_nonfinite=self.spec.allow_nonfinite,
+                    limits=limits,
+                )
+                if isinstance(one.means, Generate):
+                    one.means.on_step = lambda tokens: self._generated(tokens, task)
+                self._run_group(one, shards, task)
+
+    def _run_group(self, work: _Work, shards: ShardWriter, task: Task) -> None:
+        """Run batches, each one's rows collected after the next has been started, and publish the last shard.
+
+        What has been run is kept however the run ends: by an error, or by Ctrl-C.
+        """
+        last: Started | None = None
+        try:
+            for started in self._passes(work):
+                before, last = last, started
+                if before is not None:
+                    self._collect(before, shards, task)
+        finally:
+            if last is not None:
+                self._collect(last, shards, task)
+            shards.close()
+
+    def _collect(self, started: Started, shards: ShardWriter, task: Task) -> None:
+        members, tables = started
+        rows = [(table, collect()) for table, collect in tables]
+        lacking = [one for _, found in rows for one in found.absent]
+        self.lacking.update((one.output, one.reason) for one in lacking)
+        shards.add(members, [(table, found.columns) for table, found in rows], lacking)
+        self.batches += 1
+        self.padded_tokens += batching.padded(members)
+        task.advance(len(members), tokens=sum(len(sample) for sample in members))
+
+    def _passes(self, work: _Work) -> Iterator[Started]:
+        """Yield batches that have been started, cut smaller where memory runs out."""
+        for window in batching.windows(work.samples, self.budget, self.spec.seed):
+            waiting = deque(window)
+            while waiting:
+                members = waiting.popleft()
+                if len(members) > 1 and batching.padded(members) > self.budget.tokens:
+                    # Planned before memory ran out on another batch.
+                    waiting.extendleft(reversed(batching.split(members, self.budget)))
+                    continue
+                tables = self._attempt(work.means, work.scorer, members)
+                if tables is None:
+                    waiting.extendleft(reversed(self._smaller(members)))
+                    continue
+                yield members, tables
+
+    def _attempt(
+        self, means: Forward | Generate, scorer: Scorer | None, members: list[Sample]
+    ) -> list[tuple[str, Collect]] | None:
+        """Run one batch; None when memory ran out, with everything that the batch held let go."""
+        try:
+            if scorer is not None:
+                scorer.score(members, self.budget)
+            return means.run(self._collate(members))
+        except (RuntimeError, MemoryError) as error:
+            if not batching.is_out_of_memory(error):
+                raise
+            return None
+
+    def _smaller(self, members: list[Sample]) -> list[list[Sample]]:
+        """Halve the budget after memory ran out, and cut the batch to it."""
+        if len(members) == 1:
+            raise ModelError(
+                f"memory runs out on a single prompt of {len(members[0]):,} tokens: use a smaller dtype or model, or"
+                " leave the prompt out"
+            )
+        self.budget.halve(batching.padded(members))
+        if self.model.plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._note(f"memory ran out: batches are now {self.budget.tokens:,} tokens")
+        return batching.split(members, self.budget)
+
+    def _collate(self, members: list[Sample]) -> Batch:
+        plan = self.model.plan
+        return batching.collate(
+            members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.model.feed.left
+        )
+
+    def _keep_to(self, feed: Feed) -> None:
+        """Make batches only of prompts that may share one."""
+        self.budget.equal = feed.together == "equal"
+        if feed.together == "alone":
+            self.budget.rows = 1
 
     def _forward(self, selection: Selection, outputs: Outputs) -> Forward:
         """Set up the reducers of the outputs that a group lacks."""
@@ -190,114 +292,44 @@ class Loop:
             return None
         return Scorer(self.model, self.unembedding, self.choices, scored[0] or [], self._collate)
 
-    def _run_group(
-        self, forward: Forward, scorer: Scorer | None, samples: list[Sample], shards: ShardWriter, task: Task
-    ) -> None:
-        """Run batches, each one's rows collected after the next has been started."""
-        started: _Started | None = None
-        for one in self._passes(forward, scorer, samples):
-            if started is not None:
-                self._collect(started, shards, task)
-            started = one
-        if started is not None:
-            self._collect(started, shards, task)
-
-    def _collect(self, started: _Started, shards: ShardWriter, task: Task) -> None:
-        members, tables = started
-        rows = [(table, collect()) for table, collect in tables]
-        lacking = [one for _, found in rows for one in found.absent]
-        self.lacking.update((one.output, one.reason) for one in lacking)
-        shards.add(members, [(table, found.columns) for table, found in rows], lacking)
-        self.batches += 1
-        self.padded_tokens += batching.padded(members)
-        task.advance(len(members), tokens=sum(len(sample) for sample in members))
-
-    def _passes(self, forward: Forward, scorer: Scorer | None, samples: list[Sample]) -> Iterator[_Started]:
-        """Yield batches that have been started, cut smaller where memory runs out."""
-        for window in batching.windows(samples, self.budget, self.spec.seed):
-            waiting = deque(window)
-            while waiting:
-                members = waiting.popleft()
-                if len(members) > 1 and batching.padded(members) > self.budget.tokens:
-                    # Planned before memory ran out on another batch.
-                    waiting.extendleft(reversed(batching.split(members, self.budget)))
-                    continue
-                tables = self._attempt(forward, scorer, members)
-                if tables is None:
-                    waiting.extendleft(reversed(self._smaller(members)))
-                    continue
-                yield _Started(members, tables)
-
-    def _collate(self, members: list[Sample]) -> Batch:
-        plan = self.model.plan
-        return batching.collate(
-            members, plan.device, pad_id=self.pad_id, position_offset=plan.position_offset, left=self.model.feed.left
+    def _generator(self, outputs: Outputs, samples: list[Sample]) -> tuple[Generate, _Work]:
+        """Set up generation for a group that lacks texts, and see whether the model takes the fast way."""
+        settings = Settings.of(self.spec, self.model.plan.checkpoint)
+        generator = Generate(
+            self.model,
+            self.tokenizer,
+            settings,
+            outputs[str(settings.output)] or [],
+            samples[:CHECKED],
+            pad_id=self.pad_id,
+            allow_nonfinite=self.spec.allow_nonfinite,
         )
+        self._note_once(generator.note)
+        return generator, _Work(generator, None, outputs, samples)
 
-    def _attempt(
-        self, forward: Forward, scorer: Scorer | None, members: list[Sample]
-    ) -> list[tuple[str, Collect]] | None:
-        """Run one batch; None when memory ran out, with everything that the batch held let go."""
-        try:
-            if scorer is not None:
-                scorer.score(members, self.budget)
-            return forward.run(self._collate(members))
-        except (RuntimeError, MemoryError) as error:
-            if not batching.is_out_of_memory(error):
-                raise
-            return None
+    def _generated(self, tokens: int, task: Task) -> None:
+        self.generated += tokens
+        task.advance(0, generated=tokens)
 
-    def _smaller(self, members: list[Sample]) -> list[list[Sample]]:
-        """Halve the budget after memory ran out, and cut the batch to it."""
-        if len(members) == 1:
-            raise ModelError(
-                f"memory runs out on a single prompt of {len(members[0]):,} tokens: use a smaller dtype or model, or"
-                " leave the prompt out"
-            )
-        self.budget.halve(batching.padded(members))
-        if self.model.plan.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._note(f"memory ran out: batches are now {self.budget.tokens:,} tokens")
-        return batching.split(members, self.budget)
+    def _note_once(self, text: str | None) -> None:
+        if text is not None and text not in self.notes:
+            self._note(text)
 
-    def _provenance(self, checked: dict[str, Any] | None) -> dict[str, Any]:
-        """Say what a shard is made with; none of it is part of the run's identity."""
-        plan = self.model.plan
-        gpu = plan.device.type == "cuda"
-        return {
-            "layercache": layercache.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-            "python": platform.python_version(),
-            "host": socket.gethostname(),
-            "device": torch.cuda.get_device_name(plan.device) if gpu else f"{plan.device.type} {platform.machine()}",
-            "device_map": plan.device_map,
-            "dtype": plan.dtype_name,
-            "attention": plan.attention,
-            "precision": self.spec.precision,
-            "model": plan.checkpoint.name,
-            "self_check": checked,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **self._special(),
-        }
+    def _note(self, text: str) -> None:
+        self.progress.note(text)
+        self.notes.append(text)
 
-    def _special(self) -> dict[str, Any]:
-        """Say what an ordinary run has nothing to say about."""
-        plan, quantized = self.model.plan, self.model.quantized
-        told: dict[str, Any] = {}
-        if quantized is not None:
-            told["bitsandbytes"] = metadata.version("bitsandbytes")
-            told["quantized"] = quantized
-            told["batch_dependent"] = quantized["batch_dependent"]
-        if plan.checkpoint.adapter is not None:
-            told["peft"] = metadata.version("peft")
-            told["adapter"] = plan.checkpoint.adapter.name
-        if plan.compiled:
-            told["compile"] = True
-        if self.reference is not None:
-            told["reference"] = self.reference
-        return told
+
+def split_texts(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Part what samples lack into states and lenses, and generated texts: those run in batches of their own."""
+    states, texts = [], []
+    for outputs, samples in groups:
+        generated = {name: layers for name, layers in outputs.items() if name.startswith("generation:")}
+        others = {name: layers for name, layers in outputs.items() if name not in generated}
+        if others:
+            states.append((others, samples))
+        texts += [({name: layers}, samples) for name, layers in generated.items()]
+    return states, texts
 
 
 def _bytes_a_token(model: Model, spec: ExtractSpec) -> int:

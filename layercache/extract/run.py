@@ -17,10 +17,21 @@ import numpy as np
 
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
-from layercache.extract import checkpoint, choices, estimate, fingerprint, head, model, quantize, reference, select
+from layercache.extract import (
+    checkpoint,
+    choices,
+    estimate,
+    fingerprint,
+    generate,
+    head,
+    model,
+    quantize,
+    reference,
+    select,
+)
 from layercache.extract.checkpoint import Checkpoint, first_line
 from layercache.extract.choices import Choices
-from layercache.extract.loop import CHECKED, Loop
+from layercache.extract.loop import CHECKED, Loop, split_texts
 from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
@@ -123,6 +134,8 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
     select.check_spans(selection, samples)
     select.check_vocabulary(plan, samples, tokenizer)
+    if spec.generate_layers:
+        generate.check_room(samples, spec.max_new_tokens, context)
     no_tokens = sum(one is None for one in samples.of_row)
     if no_tokens:
         notes.append(f"{no_tokens:,} of {len(samples.of_row):,} rows have an empty prompt and are left out")
@@ -175,6 +188,8 @@ def _plan_only(job: _Job, store: Path) -> None:
     _choices(job, groups)
     job.summary.dry_run = True
     job.summary.estimate = _estimate(job, groups, with_head=_lacks_head(job, run))
+    if job.summary.estimate["generations"]:
+        job.summary.notes.append("generated texts are counted at their full length: they may take less")
     job.summary.free_bytes = estimate.free_bytes(store)
 
 
@@ -208,13 +223,12 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     distinct = list(job.samples.distinct.values())
     loop = Loop(loaded, job.tokenizer, job.spec, max(map(len, distinct), default=1), progress, scored)
     with checkpoint.quiet(), model.compile_errors(job.plan):
+        made = loop.check([one for _, samples in groups for one in samples[:CHECKED]] or distinct[:CHECKED])
         if chosen:
-            loop.compare(chosen, truth)
-        if groups:
-            loop.run(run, job.selection, groups, job.data.name, limits)
-        elif distinct:
-            loop.check(distinct[:CHECKED])
+            made["reference"] = loop.compare(chosen, truth)
+        loop.run(run, job.selection, groups, job.data.name, limits, made)
     job.summary.batches, job.summary.padded_tokens = loop.batches, loop.padded_tokens
+    job.summary.generated_tokens = loop.generated
     job.summary.notes += loop.notes
     for (output, reason), count in sorted(loop.lacking.items()):
         job.summary.absent.setdefault(output, {})[reason] = count
@@ -253,7 +267,8 @@ def _count(job: _Job, groups: Groups, new: int) -> None:
     job.summary.new_samples = new
     job.summary.forward_passes = len(lacking)
     job.summary.cached = job.summary.samples - len(lacking)
-    job.summary.tokens = sum(len(sample) for sample in lacking)
+    # States and texts read a prompt in a pass each.
+    job.summary.tokens = sum(len(sample) for part in split_texts(groups) for _, samples in part for sample in samples)
 
 
 def _choices(job: _Job, groups: Groups) -> Choices | None:
@@ -274,7 +289,14 @@ def _choices(job: _Job, groups: Groups) -> Choices | None:
 
 
 def _estimate(job: _Job, groups: Groups, *, with_head: bool) -> dict[str, int]:
-    tables = estimate.table_bytes(groups, job.plan.structure.width, job.spec.precision, len(job.spec.choices))
+    states, texts = split_texts(groups)
+    tables = estimate.table_bytes(
+        [*states, *texts],
+        job.plan.structure.width,
+        job.spec.precision,
+        len(job.spec.choices),
+        job.spec.max_new_tokens,
+    )
     return tables | ({"head": head.estimated_bytes(job.plan, job.tokenizer)} if with_head else {})
 
 

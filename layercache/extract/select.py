@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from layercache.errors import DataError, ModelError
+from layercache.extract import generate
 from layercache.extract.model import Plan, vocabulary
+from layercache.extract.sampling import Settings
 from layercache.extract.structure import sublayer
 from layercache.extract.tokenize import Samples
 from layercache.extract.unembed import no_head
-from layercache.outputs import TOKENS, WHOLE_PROMPT, Hidden, Lens, Output
+from layercache.outputs import TOKENS, WHOLE_PROMPT, Feature, Hidden, Lens, Output
 from layercache.recipe import ExtractSpec
 
 Selection = dict[Output, list[int]]
@@ -52,7 +54,22 @@ def select(spec: ExtractSpec, plan: Plan) -> tuple[Selection, list[str]]:
             selection[output] = layers
         else:
             notes.append(f"{output}: there is none at the layers asked for ({', '.join(map(str, asked))})")
+    _add_generation(selection, spec, plan)
     return selection, notes
+
+
+def _add_generation(selection: Selection, spec: ExtractSpec, plan: Plan) -> None:
+    """Add the text generated and, at its layers, the lens where its first token is drawn."""
+    if not spec.generate_layers:
+        return
+    last = plan.structure.n_layers
+    layers = list(range(last + 1)) if spec.generate_layers == "all" else sorted(set(spec.generate_layers))
+    generate.check_model(plan, layers)
+    position = Feature("last", WHOLE_PROMPT)
+    asked = (output for output in selection if isinstance(output, Lens) and output.position == position)
+    lens = next(asked, Lens(position, spec.top_k))
+    selection[lens] = sorted({*selection.get(lens, []), *layers})
+    selection[Settings.of(spec, plan.checkpoint).output] = layers
 
 
 def _there(output: Output, last: int, top: int) -> range:

@@ -115,7 +115,7 @@ def check(
         ModelError: a check failed; names it, the layer and both numbers.
     """
     try:
-        return _check(model, _pieces(samples), pad_id, unembedding, left=left)
+        return _check(model, pieces_of(samples), pad_id, unembedding, left=left)
     except ModelError:
         raise
     except Exception as error:
@@ -151,7 +151,7 @@ def _check(
             padding=padding,
             lens=lens,
             tolerance=_tolerance(model),
-            padding_tolerance=_padding_tolerance(model),
+            padding_tolerance=padding_tolerance(model),
             captured=len(here.states[0]),
             feed=feed,
             why=why,
@@ -224,7 +224,7 @@ def _batched(model: Model, pieces: list[Sample], alone: list[States], pad_id: in
     together = _captured(model, pieces[start:], pad_id)
     said = [f"padding on the {'left' if feed.left else 'right'}", "a batch"]
     pairs = zip(said[start:], alone[start:], together[: len(pieces) - 1 - start], strict=True)
-    loose = _padding_tolerance(model)
+    loose = padding_tolerance(model)
     return max(_compare(what, expected, found, model, loose) for what, expected, found in pairs)
 
 
@@ -244,7 +244,7 @@ def _lens(model: Model, unembedding: Unembedding, alone: _Alone) -> tuple[float,
             found = lens(state).double()
         # A constant added to all logits changes no probability, and would hide a difference in the others.
         expected = alone.logits.to(found.device).double()
-        difference = _difference(
+        difference = relative_difference(
             expected - expected.mean(-1, keepdim=True), found - found.mean(-1, keepdim=True), model
         )
         if difference <= _tolerance(model):
@@ -255,14 +255,14 @@ def _lens(model: Model, unembedding: Unembedding, alone: _Alone) -> tuple[float,
 def _compare(what: str, expected: States, found: States, model: Model, tolerance: float) -> float:
     worst = 0.0
     for layer, state in expected.items():
-        difference = _difference(state, found[layer], model)
+        difference = relative_difference(state, found[layer], model)
         if not difference <= tolerance:
             raise _failed(model, f"{what}, layer {layer}", difference, tolerance)
         worst = max(worst, difference)
     return worst
 
 
-def _difference(expected: torch.Tensor, found: torch.Tensor, model: Model) -> float:
+def relative_difference(expected: torch.Tensor, found: torch.Tensor, model: Model) -> float:
     """Return the relative L2 difference a token: the largest, or in 16 bits the median, since single tokens jump."""
     if expected.shape != found.shape:
         return math.inf
@@ -298,7 +298,7 @@ def _own(
     return states, None if final is None else final.reshape(tokens, -1).float(), None if logits is None else logits[0]
 
 
-def _pieces(samples: Sequence[Sample]) -> list[Sample]:
+def pieces_of(samples: Sequence[Sample]) -> list[Sample]:
     """Cut a short piece and a longer one from the data, so that the short one gets padded, and turn the longer round."""
     longest = max(samples, key=len)
     tokens = longest.tokens[:_LONGEST] if len(longest) > 1 else np.repeat(longest.tokens, 2)
@@ -323,7 +323,8 @@ def _tolerance(model: Model) -> float:
     return known.get(model.plan.attention, max(known.values()))
 
 
-def _padding_tolerance(model: Model) -> float:
+def padding_tolerance(model: Model) -> float:
+    """Return the relative difference that other rows of a batch may make."""
     tolerance = _tolerance(model)
     if model.quantized is None or not model.quantized["batch_dependent"]:
         return tolerance

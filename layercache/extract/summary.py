@@ -18,6 +18,7 @@ class Summary:
         forward_passes: samples put through the model.
         batches, tokens, padded_tokens: of those passes; in a dry run `tokens` are those to run.
         choice_passes, choice_tokens: further passes over a prompt and an answer of several tokens, and their tokens.
+        generated_tokens: of the texts generated, of all layers together.
         bytes: what was added to the store, rows files left out.
         head_bytes: of the head, where this extraction saved it.
         absent: output → samples that have no row of it, by reason.
@@ -38,6 +39,7 @@ class Summary:
     padded_tokens: int = 0
     choice_passes: int = 0
     choice_tokens: int = 0
+    generated_tokens: int = 0
     bytes: int = 0
     head_bytes: int = 0
     seconds: float = 0.0
@@ -63,10 +65,12 @@ class Summary:
         if not self.forward_passes:
             return head or [f"  nothing to do: 0 forward passes, run {self.run}"]
         padding = self.padded_tokens / max(self.tokens, 1) - 1
+        text = [f"  {self.generated_tokens:,} tokens of text generated"] if self.generated_tokens else []
         return [
             f"  {self.forward_passes:,} forward passes ({self.new_samples:,} new samples), {self.tokens:,} tokens"
             f" in {self.batches:,} batches ({padding:.0%} padding), {self.seconds:,.1f} s",
             *self._choices(),
+            *text,
             f"  {size_text(self.bytes)} added to run {self.run}",
             *head,
         ]

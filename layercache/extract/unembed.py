@@ -28,6 +28,7 @@ class Unembedding:
     Args:
         model: a model with a head.
         own_code: use the model's own code even where the head is linear.
+        final_norm: apply the model's final norm first, as the model does.
 
     Attributes:
         vocabulary: logits of one state.
@@ -37,13 +38,13 @@ class Unembedding:
         ModelError: the model has no head.
     """
 
-    def __init__(self, model: Model, *, own_code: bool = False) -> None:
+    def __init__(self, model: Model, *, own_code: bool = False, final_norm: bool = True) -> None:
         structure = model.structure
         if not model.plan.with_head:
             raise ModelError(no_head(model.plan.checkpoint.name))
         self.model = model
         self.own_code = own_code or structure.head is None
-        norm, projection = structure.final_norm, structure.projection
+        norm, projection = structure.final_norm if final_norm else None, structure.projection
         self._norm = None if norm is None else _copy(norm).float()
         self._projection = None if projection is None else _copy(projection).float()
         self.device = model.plan.device

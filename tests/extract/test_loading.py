@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import constants
 
 from layercache.errors import ModelError
-from layercache.extract import loop
+from layercache.extract import provenance
 from layercache.extract.run import extract
 from layercache.extract.summary import Summary
 from layercache.progress import Progress
@@ -60,7 +60,7 @@ def test_where_how_much_at_once_and_on_which_machine_do_not_count(
 ) -> None:
     first = run(models_of("llama"), tmp_path / "one")
     elsewhere = Path(shutil.copytree(models_of("llama"), tmp_path / "another name"))
-    monkeypatch.setattr(loop.socket, "gethostname", lambda: "another-host")
+    monkeypatch.setattr(provenance.socket, "gethostname", lambda: "another-host")
     second = run(elsewhere, tmp_path / "two", batch_tokens=4096, seed=3)
     assert second.run.rpartition("-")[2] == first.run.rpartition("-")[2]
     one, two = (reader.open(tmp_path / name) for name in ("one", "two"))
