@@ -4,12 +4,12 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from layercache.errors import AnalysisError
-from layercache.recipe import EntropySpec, ProbeSpec
+from layercache.recipe import EntropySpec, ProbeSpec, TextSpec
 from layercache.store.layout import Feature, RowsInfo, Run
 from layercache.store.reader import Store
 
 
-def runs(store: Store, spec: ProbeSpec | EntropySpec) -> list[Run]:
+def runs(store: Store, spec: ProbeSpec | EntropySpec | TextSpec) -> list[Run]:
     """List the runs asked for (by id, a prefix of it, or the model's name), or all.
 
     Raises:
@@ -28,7 +28,7 @@ def runs(store: Store, spec: ProbeSpec | EntropySpec) -> list[Run]:
     return [run for run in known if run.id in wanted]
 
 
-def data(store: Store, chosen: Sequence[Run], spec: ProbeSpec | EntropySpec) -> list[tuple[Run, RowsInfo]]:
+def data(store: Store, chosen: Sequence[Run], spec: ProbeSpec | EntropySpec | TextSpec) -> list[tuple[Run, RowsInfo]]:
     """List every (run, data set) asked for, in the order of runs and names.
 
     Raises:

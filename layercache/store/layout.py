@@ -110,6 +110,8 @@ class RowsInfo(NamedTuple):
     target: str | None
     source: str
     path: Path
+    reference: tuple[str, ...] = ()
+    """Columns with the texts that generated text is compared with."""
 
 
 class Feature(NamedTuple):
