@@ -373,7 +373,8 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
 def plot(name: str, out: Path, store: Path) -> None:
     """Draw one chart of the report into a file.
 
-    NAME is probe, predictions, entropy, agreement, distance, target, depth or tokens.
+    NAME is probe, predictions, entropy, agreement, distance, target, depth, text, quantisation,
+    consistency or tokens.
     """
     from layercache import report as reports
     from layercache.store import reader

@@ -1,6 +1,7 @@
 """BERTScore against bert-score called directly, on the real encoder and on tiny ones of several architectures."""
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ REFERENCES = [
     *(["the cat is on the mat", "a mat"], ["the dog ran away", "A dog ran."], ["x"], ["42", "forty two"], ["y"]),
     *(["the mat"], ["un café noir"], ["the cat sat on the mat"], ["one word"], ["nothing alike"]),
 ]
+ANSWERS = list(chain.from_iterable(REFERENCES))
 FULL = [at for at, text in enumerate(TEXTS) if text.strip()]
 
 
@@ -44,7 +46,7 @@ def direct(model: Path, layer: int) -> np.ndarray:
 
 def word_level(folder: Path, **settings: Any) -> None:
     """A tokenizer of words that names no length, like many on the hub."""
-    words = sorted({word for text in [*TEXTS, *sum(REFERENCES, [])] for word in text.split()})
+    words = sorted({word for text in [*TEXTS, *ANSWERS] for word in text.split()})
     vocabulary = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -63,7 +65,7 @@ def tiny(folder: Path, architecture: str) -> Path:
     if architecture == "roberta":
         tokenizer = ByteLevelBPETokenizer()
         tokenizer.train_from_iterator(
-            [*TEXTS, *sum(REFERENCES, [])],
+            [*TEXTS, *ANSWERS],
             vocab_size=300,
             special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
             show_progress=False,
@@ -116,7 +118,7 @@ def test_a_real_encoder_by_the_analysis(tmp_path: Path, monkeypatch: pytest.Monk
     spec = TextSpec(bertscore_model=str(MINILM), bootstrap=20)
     outcome = analyze(stores.opened(tmp_path / "store"), spec, stores.Notes())
     assert len(embedded) == len(set(embedded))
-    assert set(embedded) == {*(TEXTS[at] for at in FULL), *sum(REFERENCES, []), "the same"}
+    assert set(embedded) == {*(TEXTS[at] for at in FULL), *ANSWERS, "the same"}
     scores, table = stores.frame(outcome.sample_scores), stores.frame(outcome.results)
     expected = np.zeros((len(TEXTS), 3))
     expected[FULL] = direct(MINILM, 5)
