@@ -56,7 +56,8 @@ def load(name: str, layer: int | None = None) -> Encoder:
         from bert_score.utils import model2layers
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
-        raise AnalysisError(f"BERTScore needs {error.name}: pip install 'layercache[text,extract]'") from error
+        library = str(error.name).partition(".")[0]
+        raise AnalysisError(f"BERTScore needs {library}: pip install 'layercache[text,extract]'") from error
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)

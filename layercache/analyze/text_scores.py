@@ -182,7 +182,8 @@ def _compute(module: str, written: Sequence[Written], **settings: Any) -> dict[s
     try:
         found = import_module(f"layercache.analyze.evaluate_modules.{module}")
     except ImportError as error:
-        raise AnalysisError(f"scoring text needs {error.name}: pip install 'layercache[text]'") from error
+        library = str(error.name).partition(".")[0]
+        raise AnalysisError(f"scoring text needs {library}: pip install 'layercache[text]'") from error
     metric = getattr(found, module.capitalize())
     with tempfile.TemporaryDirectory(prefix="layercache-") as folder:
         computed: dict[str, Any] = metric(cache_dir=folder, keep_in_memory=True).compute(

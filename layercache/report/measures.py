@@ -65,6 +65,9 @@ BASELINES = {"tf-idf": "tf-idf", "majority": "majority class", "mean": "mean", "
 
 def measure(metric: str) -> Measure:
     """Return how a metric is shown; one that is not listed gets its own name and no ends."""
+    if metric.endswith("_minus_other"):
+        of = measure(metric.removesuffix("_minus_other"))
+        return Measure(f"change of {of.name}", f"{of.name}: quantised minus not")
     return MEASURES.get(metric) or Measure(metric.replace("_", " "), metric.replace("_", " "))
 
 
