@@ -1,4 +1,4 @@
-"""Analyses: they read the store and give one tidy table of numbers. No torch here.
+"""Analyses: they read the store and give one tidy table of numbers. No torch here but in `bertscore`, when it is asked for.
 
 A new kind of analysis is a module with one function and one entry of KINDS.
 """

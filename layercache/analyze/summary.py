@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from layercache.analyze.metrics import CLASS_METRICS, MAIN, NUMBER_METRICS
+from layercache.analyze.metrics import CLASS_METRICS, MAIN, METRICS, NUMBER_METRICS
 
 _ACROSS = 4
 """Probe columns beside each other in one table; more go into a table below. A run's lens is a table of its own."""
@@ -18,6 +18,7 @@ _LENS = {
 }
 _TEXT = ("bleu", "chrf", "rouge_l", "exact_match", "token_f1", "bertscore_f1")
 _TEXT_ACROSS = 9
+_ORDER = list(METRICS)
 _SCORES, _FURTHER = (
     "scores of text by layer [95 % interval]",
     "further scores, whose intervals are in the table results",
@@ -125,7 +126,7 @@ def _texts(frame: pl.DataFrame) -> Iterator[str]:
     for (data, output, run), part in texts.group_by("data", "group", "run", maintain_order=True):
         layers = sorted(part["layer"].unique().to_list())
         tables: dict[str, list[str]] = {}
-        for metric in part["metric"].unique(maintain_order=True):
+        for metric in sorted(part["metric"].unique(), key=lambda name: _ORDER.index(name.removesuffix("_minus_other"))):
             tables.setdefault(_text_table(metric), []).append(metric)
         for table in (name for name in _TEXT_TABLES if name in tables):
             cells = [

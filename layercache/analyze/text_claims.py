@@ -104,8 +104,10 @@ def foretold(store: Store, texts: Texts, by_layer: ByLayer, spec: TextSpec, prog
     resamples = bootstrap.draw(at, spec.bootstrap, spec.seed)
     for (layer,), here in lens.group_by("layer", maintain_order=True):
         for name, sign in _SIGNS.items():
+            if layer == texts.run.final_layer and name != "entropy":
+                continue  # its distance from itself is rounding, which ranks nothing
             shown = sign * here[name].cast(pl.Float64).to_numpy()[at]
-            if np.ptp(shown) > 0:  # at the last layer every distance from it is 0
+            if np.ptp(shown) > 0:
                 one = bootstrap.estimate(_area(right[kept], shown), resamples)
                 place = {**key(texts), "layer": layer, "position": POSITION}
                 yield from tables.row(place, f"auc_{name}", one.value, len(at), one.low, one.high)

@@ -113,8 +113,8 @@ def test_consistency_foretells_right_answers(tmp_path: Path):
         for column, sign in (("entropy", -1), ("kl_to_final", -1), ("js_to_final", -1), ("agrees_with_final", 1)):
             row = found.filter(metric=f"auc_{column}", layer=layer)
             shown = sign * here[column].cast(pl.Float64).to_numpy()
-            if np.ptp(shown) == 0:
-                assert row.is_empty()
+            if layer == 2 and column != "entropy":
+                assert row.is_empty(), "what the last layer is from itself is rounding"
                 continue
             assert row["value"].to_list() == [pytest.approx(roc_auc_score(truth, shown))]
             assert set(row["position"]) == {"last@prompt"}
@@ -123,7 +123,6 @@ def test_consistency_foretells_right_answers(tmp_path: Path):
                 draw = rng.integers(N, size=N)
                 again.append(roc_auc_score(np.array(truth)[draw], shown[draw]))
             assert row.select("low", "high").row(0) == pytest.approx(np.percentile(again, [2.5, 97.5]))
-    assert found.filter(metric="auc_agrees_with_final", layer=2).is_empty(), "the last layer always agrees with itself"
     correct = found.filter(metric="answer_correct").select("run", "layer", "value", "n")
     assert correct.rows() == [(run.id, 2, pytest.approx(RIGHT.mean()), N)]
 
