@@ -169,6 +169,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--label", "labels", multiple=True, metavar="NAME:KIND", help="KIND: number, category, boolean, text.")
 @click.option("--chat", is_flag=True, default=None, help="Render through the tokenizer's chat template.")
 @click.option("--target", help="Column whose first token the lens follows.")
+@click.option("--answer", multiple=True, metavar="COLUMN", help="Column with the right text; may be repeated.")
 @click.option("--split", help="Column naming each row's split.")
 @click.option("--group-by", help="Column whose equal values never straddle a fold.")
 @click.option("--missing", multiple=True, help="A cell that means no value (N/A); may be repeated.")
@@ -258,6 +259,8 @@ def _recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict
     if "models" not in given or "source" not in given:
         raise RecipeError("give a recipe, or --model and --data (try: layercache extract demo --dry-run)")
     data = {"source": given["source"], **{key: given[key] for key in DATA_OPTIONS if key in given}}
+    if "answer" in given:
+        data["reference"] = given["answer"]
     extraction = {key: given[key] for key in EXTRACT_OPTIONS if key in given}
     name = dataset.data_name(recipe.validate(recipe.DataSpec, data, where="--data"))
     models = given["models"]
@@ -287,6 +290,13 @@ def _plain(value: Any) -> Any:
 @click.option("--folds", type=int, help="Folds of the cross-validation.")
 @click.option("--group-by", help="Column whose equal values never straddle a fold.")
 @click.option("--min-class", type=int, help="Classes with fewer rows are merged into `other`.")
+@click.option("--metrics", help="Scores of text (bleu, rouge_l, exact_match), separated by commas.")
+@click.option("--outputs", help="Generated outputs to score, by name or its start.")
+@click.option("--answer", "reference", help="Columns to compare text with, separated by commas.")
+@click.option("--bertscore-model", help="Encoder of BERTScore: a folder, a hub name, or minilm.")
+@click.option("--bertscore-layer", type=int, help="Layer at which that encoder is read.")
+@click.option("--correct", help="Score that makes an answer right: exact_match, token_f1, rouge_l.")
+@click.option("--correct-above", type=float, help="The least such score of a right answer.")
 @click.option("--bootstrap", type=int, help="Resamples behind each interval.")
 @click.option("--seed", type=int, help="Seed of folds, shuffles and resamples.")
 @click.option("--format", "fmt", type=click.Choice(["table", "csv", "json", "jsonl", "markdown"]), default="table")
@@ -295,10 +305,11 @@ def _plain(value: Any) -> Any:
 def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settings: Any) -> None:
     """Ask about layers, on a CPU, without the model.
 
-    KIND is probe or entropy; none named means what the recipes kept in the store ask for.
+    KIND is probe, entropy or text; none named means what the recipes kept in the store ask for.
 
     \b
     layercache analyze probe --labels rating --pooling last@prompt
+    layercache analyze text --answer golden_answers --bertscore-model minilm
     """
     from layercache import study, table
 
@@ -449,7 +460,8 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
 def plot(name: str, out: Path, store: Path) -> None:
     """Draw one chart of the report into a file.
 
-    NAME is probe, predictions, entropy, agreement, distance, target, depth or tokens.
+    NAME is probe, predictions, entropy, agreement, distance, target, depth, text, quantisation,
+    consistency or tokens.
     """
     from layercache import report as reports
     from layercache.store import reader

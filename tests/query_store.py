@@ -13,7 +13,7 @@ from layercache.store import results, writer
 from layercache.store.layout import Run
 
 N, LAYERS, WIDTH = 6, 4, 8
-POOLING, LENS = "mean@prompt", "lens:last@prompt:top3"
+POOLING, LENS, WRITTEN = "mean@prompt", "lens:last@prompt:top3", "generation:0123abcd"
 CHOICES, SCORED = [" True", " false"], "lens:last@prompt:top3:choices-0123abcd"
 IDS = [f"{number:024x}" for number in range(N)]
 PROMPTS = [f"Film {number}: a story | of *stars*\nand <b>war</b>" for number in range(N)]
@@ -86,7 +86,7 @@ def build(path: Path) -> Held:
 
 
 def _put_shard(held: Held) -> None:
-    outputs = {f"hidden:resid:{POOLING}": list(range(LAYERS)), LENS: list(range(LAYERS))}
+    outputs = {f"hidden:resid:{POOLING}": list(range(LAYERS)), LENS: list(range(LAYERS)), WRITTEN: list(range(LAYERS))}
     shard = writer.Shard(held.run, outputs, provenance={"host": "here", "device": "cpu", "created": "2026-01-01"})
     gap = {"output": "hidden:resid:mean@answer", "reason": "empty span"}
     shard.add(
@@ -122,6 +122,18 @@ def _put_shard(held: Held) -> None:
                 "kl_to_final": held.entropy[layer] / 2,
                 "js_to_final": held.entropy[layer] / 4,
                 "agrees_with_final": held.agrees[layer].tolist(),
+            },
+        )
+        shard.add(
+            "generations",
+            {
+                **each,
+                "output": [WRITTEN] * N,
+                "text": [f"text {layer} of {sample}" for sample in range(N)],
+                "token_ids": [[1, 2, 3]] * N,
+                "token_logprobs": held.logprobs[layer].tolist(),
+                "token_entropies": [[0.5, 1.0, 3.0]] * N,
+                "finish_reason": ["eos"] * N,
             },
         )
     shard.publish()
@@ -209,6 +221,10 @@ def _put_results(held: Held) -> None:
                 error = held.error[layer, row]
                 scores.append({**where, "metric": "error", "value": error})
                 scores.append({**where, "metric": "prediction", "value": RATINGS[row] + error})
+    for layer in range(LAYERS):
+        for metric in ("bleu", "auc_entropy"):
+            text = {**_result(run, "genres", metric, float(layer), layer, WRITTEN), "analysis": "text"}
+            rows.append({**text, "site": None, "pooling": None})
     for table in (rows, scores):
         columns = {name for entry in table for name in entry}
         for entry in table:

@@ -110,6 +110,34 @@ def test_a_number_label_that_is_text_names_the_row(tmp_path: Path) -> None:
         _load(tmp_path, rows, template="{t}", labels=["y:number"])
 
 
+def test_references_stay_text_and_may_be_several(tmp_path: Path) -> None:
+    rows = [
+        {"t": "a", "short": "007", "long": ["x", "y"], "year": 1999},
+        {"t": "b", "short": "2.50", "long": [], "year": 2001},
+        {"t": "c", "short": "", "long": ["z"], "year": 2002},
+    ]
+    data = _load(tmp_path, rows, template="{t}", reference=["short", "long", "year"])
+    assert data.references == ("short", "long", "year")
+    assert data.frame["short"].to_list() == ["007", "2.50", None]
+    assert data.frame["long"].to_list() == [["x", "y"], [], ["z"]]
+    assert data.frame["year"].to_list() == ["1999", "2001", "2002"]
+    assert "short: 1 of 3 rows have no value and are not scored against it" in data.notes
+    assert _load(tmp_path, rows, template="{t}", reference="short").references == ("short",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reference": ["lon"]}, "reference names a column 'lon' that is not there; did you mean 'long'"),
+        ({"reference": ["none"]}, "reference 'none' has no value in any row"),
+        ({"reference": ["long"], "labels": ["long:category"]}, "reference 'long' holds lists and is a category label"),
+    ],
+)
+def test_wrong_references_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        _load(tmp_path, [{"t": "a", "long": ["x"], "none": None}], template="{t}", **settings)
+
+
 def test_infinite_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a finite number"):
         _load(tmp_path, [{"t": "a", "y": "inf"}], template="{t}", labels=["y:number"])

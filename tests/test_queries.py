@@ -20,6 +20,7 @@ from query_store import (
     RATINGS,
     SCORED,
     SPLITS,
+    WRITTEN,
     Held,
     N,
     build,
@@ -225,6 +226,26 @@ def test_prompt_lengths(held: Held) -> None:
     assert (row["shortest"], row["median"], row["longest"], row["tokens"]) == (4, 6.5, 30, 60)
     assert row["percentile_95"] == pytest.approx(np.quantile(lengths, 0.95))
     assert (row["samples"], row["cut"]) == (N, 1)
+
+
+def test_text_by_layer(held: Held) -> None:
+    rows = answer(held, "text_by_layer", prompt="film 4")
+    assert [(row["layer"], row["text"], row["tokens"], row["finish_reason"]) for row in rows] == [
+        (layer, f"text {layer} of 4", 3, "eos") for layer in range(LAYERS)
+    ]
+    np.testing.assert_allclose([row["mean_logprob"] for row in rows], held.logprobs[:, 4].mean(axis=1), rtol=1e-6)
+    assert {row["mean_entropy"] for row in rows} == {1.5}
+    assert {row["sample_id"] for row in answer(held, "text_by_layer")} == {IDS[0]}
+    assert answer(held, "text_by_layer", output="generation:ff") == []
+
+
+def test_text_scores(held: Held) -> None:
+    rows = answer(held, "text_scores", metric="bleu")
+    assert [(row["layer"], row["value"], row["label"], row["output"], row["n"]) for row in rows] == [
+        (layer, float(layer), "genres", WRITTEN, N) for layer in range(LAYERS)
+    ]
+    assert len(answer(held, "text_scores")) == 2 * LAYERS
+    assert answer(held, "text_scores", output="generation:ff") == []
 
 
 LISTED = [query.name for query in queries.list_queries()]

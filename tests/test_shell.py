@@ -41,11 +41,16 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def until(self, pattern: str) -> str:
-        """Return what is printed up to a pattern."""
+    def until(self, pattern: str, again: str = "") -> str:
+        """Return what is printed up to a pattern; type `again` until then (a Ctrl-C between two reads is lost)."""
         seen, end = "", time.monotonic() + LONGEST
+        self.type(again)
         while not re.search(pattern, seen):
-            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
+            patience = max(0.0, end - time.monotonic())
+            ready, _, _ = select.select([self.master], [], [], min(patience, 1.0) if again else patience)
+            if again and not ready and patience:
+                self.type(again)
+                continue
             assert ready, f"{pattern!r} did not come, but {seen!r}"
             try:
                 seen += os.read(self.master, 65536).decode(errors="replace")
@@ -125,8 +130,7 @@ def test_ctrl_c_stops_the_query_and_not_the_shell(terminal: Terminal) -> None:
     wait(terminal.process.pid, living=False)
     terminal.type("SELECT half typed\n")
     terminal.until(re.escape(shell.MORE) + "$")
-    terminal.type("\x03")
-    terminal.until(f"{shell.PROMPT}$")
+    terminal.until(f"{shell.PROMPT}$", again="\x03")
     assert terminal.ask("SELECT 41 + 1 AS x;").split()[-1] == "42"
     terminal.type("\x04")
     assert terminal.close() == 0

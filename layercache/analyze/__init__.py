@@ -1,4 +1,4 @@
-"""Analyses: they read the store and give one tidy table of numbers. No torch here.
+"""Analyses: they read the store and give one tidy table of numbers. No torch here but in `bertscore`, when it is asked for.
 
 A new kind of analysis is a module with one function and one entry of KINDS.
 """
@@ -8,16 +8,17 @@ from typing import Any
 
 from layercache.analyze.entropy import entropy
 from layercache.analyze.probe import probe
+from layercache.analyze.text import text
 from layercache.progress import Progress
-from layercache.recipe import EntropySpec, ProbeSpec
+from layercache.recipe import EntropySpec, ProbeSpec, TextSpec
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
 
-KINDS: dict[str, Callable[[Store, Any, Progress], Outcome]] = {"probe": probe, "entropy": entropy}
+KINDS: dict[str, Callable[[Store, Any, Progress], Outcome]] = {"probe": probe, "entropy": entropy, "text": text}
 """The function behind every kind of analysis, called with the store, the kind's own spec and a progress."""
 
 
-def analyze(store: Store, spec: ProbeSpec | EntropySpec, progress: Progress) -> Outcome:
+def analyze(store: Store, spec: ProbeSpec | EntropySpec | TextSpec, progress: Progress) -> Outcome:
     """Run one analysis; nothing is written (`store.results.save` keeps the outcome).
 
     Raises:

@@ -51,12 +51,27 @@ def estimate(metric: Callable[[Weights], Floats], resamples: Resamples) -> Estim
     value = float(metric(np.ones((rows, 1), np.float32))[0])
     step = max(_BLOCK // max(rows, 1), 1)
     parts = [metric(_weights(resamples, slice(start, start + step))) for start in range(0, count, step)]
-    resampled = np.concatenate(parts) if parts else np.empty(0)
+    return around(value, np.concatenate(parts) if parts else np.empty(0))
+
+
+def around(value: float, resampled: Floats) -> Estimate:
+    """Put the 95 % percentile interval of its resampled values [b] around a value."""
     known = resampled[~np.isnan(resampled)]
     if not len(known):
         return Estimate(value, None, None, resampled)
     low, high = np.percentile(known, [2.5, 97.5])
     return Estimate(value, float(low), float(high), resampled)
+
+
+def sums(statistics: Floats, resamples: Resamples) -> Floats:
+    """Sum statistics of rows [n, s] over all rows (first) and over every resample: [1 + b, s]."""
+    grouped = np.zeros((len(resamples.drawn), statistics.shape[1]))
+    np.add.at(grouped, resamples.groups, statistics)
+    count, step = resamples.drawn.shape[1], max(_BLOCK // max(len(grouped), 1), 1)
+    blocks = (resamples.drawn[:, start : start + step] for start in range(0, count, step))
+    return np.concatenate(
+        [grouped.sum(axis=0, keepdims=True), *(block.T.astype(np.float64) @ grouped for block in blocks)]
+    )
 
 
 def best_share(resampled: Floats) -> Floats:

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from layercache.analyze.metrics import CLASS_METRICS, MAIN, NUMBER_METRICS
+from layercache.analyze.metrics import CLASS_METRICS, MAIN, METRICS, NUMBER_METRICS
 
 _ACROSS = 4
 """Probe columns beside each other in one table; more go into a table below. A run's lens is a table of its own."""
@@ -16,13 +16,24 @@ _LENS = {
     "agrees_with_final": "agrees with final",
     "kl_to_final": "KL to final, nats",
 }
+_TEXT = ("bleu", "chrf", "rouge_l", "exact_match", "token_f1", "bertscore_f1")
+_TEXT_ACROSS = 9
+_ORDER = list(METRICS)
+_SCORES, _FURTHER = (
+    "scores of text by layer [95 % interval]",
+    "further scores, whose intervals are in the table results",
+)
+_QUANTISED = "what quantisation changes [95 % interval]"
+_FORETOLD = "AUC of right answers by what the lens says, 0.5 for nothing [95 % interval]"
+_TEXT_TABLES = (_SCORES, _FURTHER, _QUANTISED, _FORETOLD)
 
 Column = dict[str, Any]
 Line = list[str]
 
 
 def summarise(results: pa.Table | pl.DataFrame) -> str:
-    """Return the results of probes and of the lens as text: a table for each data set and label or position.
+    """Return the results of probes, of the lens and of generated text as plain text: a table for each data set and
+    label, position or generated output.
 
     Values carry their 95 % interval; `*` marks a column's best layer, with the share of bootstrap resamples
     it wins. Empty text for no results.
@@ -32,7 +43,7 @@ def summarise(results: pa.Table | pl.DataFrame) -> str:
     frame = frame.with_columns(pl.col("run").replace_strict(_short_names(frame), return_dtype=pl.String).alias("run"))
     probes = list(_probes(frame))
     legend = ["* best layer (and the share of resamples in which it is best)"] if probes else []
-    return "\n\n".join([*probes, *legend, *_lenses(frame)])
+    return "\n\n".join([*probes, *legend, *_lenses(frame), *_texts(frame)])
 
 
 def _short_names(frame: pl.DataFrame) -> dict[str, str]:
@@ -109,16 +120,42 @@ def _lenses(frame: pl.DataFrame) -> Iterator[str]:
         )
 
 
+def _texts(frame: pl.DataFrame) -> Iterator[str]:
+    """Yield the tables of each data set, generated output and run: its scores, then what the two claims come to."""
+    texts = frame.filter(pl.col("analysis") == "text", pl.col("layer").is_not_null())
+    for (data, output, run), part in texts.group_by("data", "group", "run", maintain_order=True):
+        layers = sorted(part["layer"].unique().to_list())
+        tables: dict[str, list[str]] = {}
+        for metric in sorted(part["metric"].unique(), key=lambda name: _ORDER.index(name.removesuffix("_minus_other"))):
+            tables.setdefault(_text_table(metric), []).append(metric)
+        for table in (name for name in _TEXT_TABLES if name in tables):
+            cells = [
+                [" " + _cell(_of(part, metric=metric, layer=layer), table != _FURTHER) for layer in layers]
+                for metric in tables[table]
+            ]
+            names = [metric.removeprefix("auc_").removesuffix("_minus_other") for metric in tables[table]]
+            yield _tables(f"{data}, {run}, {output}: {table}", [*map(str, layers)], names, cells, across=_TEXT_ACROSS)
+
+
+def _text_table(metric: str) -> str:
+    """Say which table a metric of text is shown in, if any."""
+    if metric.startswith("auc_"):
+        return _FORETOLD
+    if metric.endswith("_minus_other"):
+        return _QUANTISED if metric.removesuffix("_minus_other") in _TEXT else ""
+    return _SCORES if metric in _TEXT else _FURTHER
+
+
 def _of(frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
     return frame.filter(*(pl.col(name) == value for name, value in values.items()))
 
 
-def _cell(found: pl.DataFrame) -> str:
-    """Write the one value found, with its interval."""
+def _cell(found: pl.DataFrame, interval: bool = True) -> str:
+    """Write the one value found, with its interval where it has one that is wanted."""
     if found.is_empty():
         return "-"
     value, low, high = found.row(0, named=True)["value"], found["low"][0], found["high"][0]
-    return _number(value) + ("" if low is None else f" [{_number(low)}, {_number(high)}]")
+    return _number(value) + ("" if low is None or not interval else f" [{_number(low)}, {_number(high)}]")
 
 
 def _number(value: float) -> str:

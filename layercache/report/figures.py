@@ -1,17 +1,18 @@
 """Every figure of the report, drawn from a store's numbers; `PLOTS` names the ones that can stand alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import altair as alt
 import polars as pl
 
 from layercache.recipe import ReportSpec
-from layercache.report import charts, frames, predictions, sample_charts, samples
+from layercache.report import charts, frames, predictions, sample_charts, samples, texts
 from layercache.report.charts import Look
 from layercache.report.frames import Task
 from layercache.report.measures import BASELINES, measure
 from layercache.report.text import plain
+from layercache.report.texts import TextTask
 from layercache.store.reader import Store
 
 Chart: TypeAlias = alt.TopLevelMixin
@@ -97,6 +98,30 @@ def tokens(sample: samples.Sample) -> Chart:
     return sample_charts.bars(sample.tokens, f"{plain(sample.data)}, row {sample.row}, {plain(sample.position)}")
 
 
+def text(task: TextTask, metric: str) -> Chart:
+    """Draw one number of generated text over layers, models side by side, beside the line that means nothing."""
+    own = pl.concat([task.scores, task.differences, task.foretold]).filter(metric=metric)
+    line = {"_minus_other": ("no difference", 0.0)} if metric.endswith("_minus_other") else {"auc_": ("chance", 0.5)}
+    name, value = next((at for part, at in line.items() if part in metric), ("", 0.0))
+    nothing = own.head(1 if name else 0).with_columns(
+        baseline=pl.lit(name), panel=None, layer=None, value=pl.lit(value), low=None, high=None
+    )
+    nothing = nothing.cast({"panel": pl.String, "layer": pl.Int32, "low": pl.Float64, "high": pl.Float64})
+    style = look(pl.concat([own, nothing.select(own.columns)]), metric)
+    return charts.curves(own, nothing, style, f"{measure(metric).name} ({plain(task.data)})")
+
+
+def _text(metrics: Sequence[str]) -> Callable[[Store, pl.DataFrame], Chart | None]:
+    """Return what draws the numbers of generated text that there are, of those named."""
+
+    def draw(store: Store, numbers: pl.DataFrame) -> Chart | None:
+        found = texts.tasks(numbers)
+        known = [{*one.scores["metric"], *one.differences["metric"], *one.foretold["metric"]} for one in found]
+        return _stacked([text(one, name) for one, own in zip(found, known) for name in metrics if name in own])
+
+    return draw
+
+
 def _probe(store: Store, numbers: pl.DataFrame) -> Chart | None:
     return _stacked([probe(task, task.metric) for task in frames.tasks(numbers)])
 
@@ -132,6 +157,9 @@ PLOTS: dict[str, Plot] = {
     "distance": Plot("KL divergence from the last layer", "entropy", _lens("kl_to_final", "Distance")),
     "target": Plot("log-probability of the target token", "entropy", _lens("target_logprob", "Target")),
     "depth": Plot("the layer at which predictions settle", "entropy", _depth),
+    "text": Plot("scores of the text that every layer wrote", "text", _text(texts.HEADLINE)),
+    "quantisation": Plot("what quantisation changes in them", "text", _text(texts.DIFFERENCES)),
+    "consistency": Plot("how well the lens tells right answers from wrong ones", "text", _text(texts.FORETOLD)),
     "tokens": Plot("the most probable tokens of a few samples, by layer", "entropy", _tokens),
 }
 

@@ -35,6 +35,24 @@ MEASURES: dict[str, Measure] = {
     "kl_to_final": Measure("KL from the last layer", "KL from the last layer (nats)", 0, rising=False),
     "js_to_final": Measure("JS divergence", "JS divergence from the last layer (nats)", 0, rising=False),
     "agrees_with_final": Measure("agreement", "same top token as the last layer (share)", 0, 1),
+    "bleu": Measure("BLEU", "BLEU (0 to 100)", 0),
+    "chrf": Measure("chrF", "chrF2 (0 to 100)", 0),
+    "rouge_1": Measure("ROUGE-1", "ROUGE-1 (F-measure)", 0),
+    "rouge_2": Measure("ROUGE-2", "ROUGE-2 (F-measure)", 0),
+    "rouge_l": Measure("ROUGE-L", "ROUGE-L (F-measure)", 0),
+    "bertscore_precision": Measure("BERTScore precision", "BERTScore precision", None),
+    "bertscore_recall": Measure("BERTScore recall", "BERTScore recall", None),
+    "bertscore_f1": Measure("BERTScore F1", "BERTScore F1", None),
+    "exact_match": Measure("exact match", "exact match (share of rows)", 0),
+    "token_f1": Measure("token F1", "token F1", 0),
+    "length_ratio": Measure("length ratio", "words for each word of the reference", 0),
+    "repetition": Measure("repetition", "repeated 4-grams (share)", 0, 1, rising=False),
+    "empty": Measure("empty outputs", "empty outputs (share of rows)", 0, 1, rising=False),
+    "answer_correct": Measure("right answers", "right answers (share of rows)", 0, 1),
+    "auc_entropy": Measure("AUC of low entropy", "AUC: right answers by low entropy", 0, 1),
+    "auc_kl_to_final": Measure("AUC of low KL", "AUC: right answers by low KL from the last layer", 0, 1),
+    "auc_js_to_final": Measure("AUC of low JS divergence", "AUC: right answers by low JS from the last layer", 0, 1),
+    "auc_agrees_with_final": Measure("AUC of agreement", "AUC: right answers by agreement with the last layer", 0, 1),
     "target_logprob": Measure("target's log-probability", "log-probability of the target (nats)", None, 0),
     "target_rank": Measure("target's rank", "median rank of the target (0 = first)", 0, rising=False),
 }
@@ -47,6 +65,9 @@ BASELINES = {"tf-idf": "tf-idf", "majority": "majority class", "mean": "mean", "
 
 def measure(metric: str) -> Measure:
     """Return how a metric is shown; one that is not listed gets its own name and no ends."""
+    if metric.endswith("_minus_other"):
+        of = measure(metric.removesuffix("_minus_other"))
+        return Measure(f"change of {of.name}", f"{of.name}: quantised minus not")
     return MEASURES.get(metric) or Measure(metric.replace("_", " "), metric.replace("_", " "))
 
 

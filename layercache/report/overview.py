@@ -116,6 +116,7 @@ def _data_lines(store: Store, run: Run) -> list[dict[str, Any]]:
                 "split": info.split or "–",
                 "folds grouped by": info.group_by or "prompt",
                 "target": info.target or "–",
+                "references": ", ".join(info.reference) or "–",
                 # The folder of somebody's machine is nobody's business.
                 "source": Path(info.source).name,
             }

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from layercache.report import figures, frames, page, samples
+from layercache.report import figures, frames, page, samples, texts
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
 from layercache.report.sentences import entropy_finding, probe_finding
@@ -15,6 +15,11 @@ _PROBE_NOTE = (
 _ENTROPY_NOTE = (
     "The logit lens reads every layer through the model's own final norm and unembedding. Entropy says how spread "
     "out that distribution over the vocabulary is; the bands hold the middle part of the samples."
+)
+_TEXT_NOTE = (
+    "Each layer's text was generated from that layer alone, through the final norm and unembedding, and is compared with "
+    "the row's references. Layers see the same rows; BLEU and chrF are those of all texts together. Rows below are chosen "
+    "by the last layer's score, evenly from the best to the worst; ∅ is an empty text."
 )
 _SAMPLES_NOTE = (
     "Chosen by how sure the first model is at its last layer, evenly from the surest to the least sure sample. Orange is the "
@@ -91,6 +96,29 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
         parts += [Figure(chart, caption, summary) for chart, caption, summary in drawn if chart is not None]
         parts.append(page.folded("the numbers", page.table(_numbers(own))))
     return Section("lens", "How predictions form", parts)
+
+
+def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
+    """Return how good the text of every layer is, a part a data set and generated output, and a few rows' texts."""
+    parts: list[str | Figure] = [page.paragraph(_TEXT_NOTE, "faint")]
+    for task in texts.tasks(numbers):
+        parts.append(page.heading(f"{task.data}, {task.output}"))
+        parts += [page.paragraph(line, "finding") for line in texts.finding(task)]
+        every = pl.concat([task.scores, task.differences, task.foretold])
+        opened = (*texts.HEADLINE[:4], f"{task.metric}_minus_other", texts.FORETOLD[0])
+        known = every["metric"].unique(maintain_order=True).to_list()
+        for metric in [*(name for name in opened if name in known), *(name for name in known if name not in opened)]:
+            name = measure(metric).name
+            caption = f"{name} over layers, with 95 % intervals."
+            parts.append(Figure(figures.text(task, metric), caption, None if metric in opened else name))
+        for row in texts.choose(store, task, how_many):
+            parts.append(page.heading(f"{task.data}, row {row.row}, by layer"))
+            parts.append(page.code(row.prompt, "prompt"))
+            if row.references:
+                parts.append(page.paragraph(f"Reference: {' / '.join(row.references)}"))
+            parts.append(page.table(row.texts, sortable=False))
+        parts.append(page.folded("the numbers", page.table(_numbers(every))))
+    return Section("text", "What each layer writes", parts)
 
 
 def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:

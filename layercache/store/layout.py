@@ -114,6 +114,8 @@ class RowsInfo(NamedTuple):
     target: str | None
     source: str
     path: Path
+    reference: tuple[str, ...] = ()
+    """Columns with the texts that generated text is compared with."""
 
 
 class Feature(NamedTuple):
@@ -207,7 +209,10 @@ def refuse_link(path: Path) -> None:
         StoreError: it is one.
     """
     if path.is_symlink():
-        raise StoreError(f"{path} is a symbolic link, which a store must not hold: put the file or folder itself there")
+        raise StoreError(
+            f"{path} is a symbolic link, which a store must not hold: put the file or folder itself there, or run"
+            " `layercache verify --repair`"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ forward pass. The newest sequence counts; a file is never changed.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def put_rows(
     split: str | None = None,
     group_by: str | None = None,
     target: str | None = None,
+    reference: Sequence[str] = (),
 ) -> Path:
     """Store a data set's rows; writes nothing when they equal the newest stored ones.
 
@@ -45,6 +47,7 @@ def put_rows(
         split: the column the split came from.
         group_by: the column whose equal values must not straddle a fold.
         target: the column whose first token the lens followed.
+        reference: the columns with the texts that generated text is compared with.
 
     Returns:
         The path of the newest rows file of the data set.
@@ -53,7 +56,7 @@ def put_rows(
         StoreError: the store is frozen or cannot be written.
         ValueError: a column is missing, or has a reserved name.
     """
-    table = _table(frame, [*(label.name for label in labels), *filter(None, [group_by])])
+    table = _table(frame, [*(label.name for label in labels), *filter(None, [group_by]), *reference])
     meta = {
         "data": data,
         "source": source,
@@ -61,6 +64,8 @@ def put_rows(
         "split": split,
         "group_by": group_by,
         "target": target,
+        # Only where there is one: the rows of a data set without are what they always were.
+        **({"reference": list(reference)} if reference else {}),
     }
     table = table.replace_schema_metadata({_METADATA: json.dumps(meta, sort_keys=True)})
     last = sequence.newest(sequence.files(run.path / ROWS, "parquet")).get(data)
@@ -154,6 +159,7 @@ def read_info(path: Path) -> RowsInfo:
             target=meta["target"],
             source=str(meta["source"]),
             path=path,
+            reference=tuple(meta.get("reference", ())),
         )
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is not a rows file ({first_line(error)}): run `layercache verify`") from error

@@ -71,6 +71,38 @@ def test_lens():
     assert "0.750 [0.500, 1.000]" in lines[-1]
 
 
+def test_text():
+    rows = []
+    at = key("demo-0123abcd", analysis="text", label="answers", group="generation:1a2b")
+    for layer in range(2):
+        here = {**at, "layer": layer}
+        for metric, value in (("bleu", 10.0), ("rouge_1", 0.5), ("auc_entropy", 0.75)):
+            rows += tables.row(here, metric, value + layer, 9, value, value + layer)
+        for metric in ("bleu", "rouge_1"):
+            rows += tables.row({**here, "other_run": "demo-9876fedc"}, f"{metric}_minus_other", -layer, 9, -1.5, 0.5)
+    assert text_of(rows + tables.row(at, "left_out", 3, 12)).splitlines() == [
+        "films, demo, generation:1a2b: scores of text by layer [95 % interval]",
+        "layer   bleu",
+        "0       10.000 [10.000, 10.000]",
+        "1       11.000 [10.000, 11.000]",
+        "",
+        "films, demo, generation:1a2b: further scores, whose intervals are in the table results",
+        "layer   rouge_1",
+        "0       0.500",
+        "1       1.500",
+        "",
+        "films, demo, generation:1a2b: what quantisation changes [95 % interval]",
+        "layer   bleu",
+        "0       0.000 [-1.500, 0.500]",
+        "1       -1.000 [-1.500, 0.500]",
+        "",
+        "films, demo, generation:1a2b: AUC of right answers by what the lens says, 0.5 for nothing [95 % interval]",
+        "layer   entropy",
+        "0       0.750 [0.750, 0.750]",
+        "1       1.750 [0.750, 1.750]",
+    ]
+
+
 def test_nothing():
     assert summarise(tables.results([])) == ""
     assert isinstance(tables.results([]), pa.Table)

@@ -188,7 +188,7 @@ DAMAGES: dict[str, Damage] = {
     "path-with-dots": Damage(named_file("../../../x.parquet"), "manifest.json", "file name '../../../x.parquet'"),
     "absolute-path": Damage(named_file("/etc/x.parquet"), "manifest.json", "file name '/etc/x.parquet'"),
     "path-in-a-folder": Damage(named_file("a/x.parquet"), "manifest.json", "file name 'a/x.parquet'"),
-    "symlink": Damage(linked, "hidden.parquet", "is a symbolic link"),
+    "symlink": Damage(linked, "shard=", "is a symbolic link"),
     "newer-manifest": Damage(newer_manifest, "manifest.json", "is in store format 2, this version reads 1"),
     "newer-run": Damage(
         json_field(run_file, format=2, reader="9.9"), "run.json", "install layercache 9.9", cured=False

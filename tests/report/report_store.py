@@ -19,6 +19,7 @@ from layercache.store.writer import Shard, open_run, put_rows
 POOLINGS = ("last@prompt", "mean@prompt")
 POSITION = "last@prompt"
 OUTPUT = f"lens:{POSITION}:top3"
+WRITTEN = "generation:0123abcd"
 CLASSES = ("U", "PG", "15")
 
 
@@ -36,6 +37,9 @@ class Plan:
     lens: bool = True
     probes: bool = True
     entropy: bool = True
+    text: bool = True
+    answer: str = "<i>an answer</i>"
+    """How every generated text begins."""
     intervals: bool = True
     layers: list[int] | None = None
     """Layers that are probed; all when not given."""
@@ -55,6 +59,10 @@ def build(path: Path, plan: Plan | None = None) -> Store:
         rows = [row for run in runs for row in _entropy_rows(run, plan)]
         scores = [row for run in runs for row in _depths(run, plan)]
         _save(path, "entropy", {"kind": "entropy"}, rows, scores)
+    if plan.text:
+        rows = [row for run in runs for row in _text_rows(run, runs[-1], plan)]
+        scores = [row for run in runs for row in _text_scores(run, plan)]
+        _save(path, "text", {"kind": "text", "reference": None}, rows, scores)
     return store
 
 
@@ -82,9 +90,14 @@ def _run(path: Path, plan: Plan, number: int) -> Run:
     run = open_run(path, spec, model=plan.models[number], layers=layers, width=4, final_layer=plan.final_layer)
     n = len(plan.prompts)
     ids = [sample_id(k) for k in range(n)]
+    outputs: dict[str, list[int] | None] = (
+        {OUTPUT: list(range(plan.final_layer + 1))} if plan.lens else {"tokens": None}
+    )
+    if plan.text:
+        outputs[WRITTEN] = list(range(plan.final_layer + 1))
     shard = Shard(
         run,
-        {OUTPUT: list(range(plan.final_layer + 1))} if plan.lens else {"tokens": None},
+        outputs,
         provenance={"layercache": "0.1.0", "created": "2026-01-02T03:04:05", "device": "cpu", "host": "secret-host"},
     )
     samples = {"sample_id": ids, "prompt": plan.prompts, "n_tokens": [5] * n, "n_special": [1] * n}
@@ -93,6 +106,17 @@ def _run(path: Path, plan: Plan, number: int) -> Run:
     if plan.lens:
         for layer in range(plan.final_layer + 1):
             shard.add("lens", _lens(plan, ids, layer))
+    for layer in range(plan.final_layer + 1) if plan.text else ():
+        texts = [f"{plan.answer} {k} of layer {layer}" if layer else " " for k in range(n)]
+        columns = {
+            "sample_id": ids,
+            "output": [WRITTEN] * n,
+            "layer": [layer] * n,
+            "text": texts,
+            "token_ids": [[1]] * n,
+        }
+        numbers = {"token_logprobs": [[-0.5]] * n, "token_entropies": [[1.0]] * n, "finish_reason": ["eos"] * n}
+        shard.add("generations", {**columns, **numbers})
     shard.publish()
     frame = pl.DataFrame(
         {
@@ -103,7 +127,7 @@ def _run(path: Path, plan: Plan, number: int) -> Run:
         }
     )
     labels = [Label(plan.category, "category"), Label(plan.number, "number")]
-    put_rows(run, frame, data=plan.data, source="/home/someone/films.csv", labels=labels)
+    put_rows(run, frame, data=plan.data, source="/home/someone/films.csv", labels=labels, reference=[plan.category])
     return run
 
 
@@ -199,3 +223,27 @@ def _depths(run: Run, plan: Plan) -> list[dict[str, Any]]:
         {**key, "metric": "prediction_depth", "row": k, "sample_id": sample_id(k), "value": float(k % 4)}
         for k in range(len(plan.prompts))
     ]
+
+
+def _text_rows(run: Run, other: Run, plan: Plan) -> list[dict[str, Any]]:
+    """Scores that rise with the layer; the first model stands for a quantised one, a tenth worse than the last."""
+    number = plan.models.index(run.model)
+    key = {"run": run.id, "data": plan.data, "analysis": "text", "condition": "clean", "label": plan.category, "n": 24}
+    key["group"] = WRITTEN
+    rows: list[dict[str, Any]] = []
+    for layer in range(plan.final_layer + 1):
+        here = {**key, "layer": layer}
+        for metric, whole in (("token_f1", 1), ("rouge_l", 1), ("bleu", 100), ("exact_match", 1), ("empty", 1)):
+            rows.append({**here, "metric": metric, **_scored(whole * (0.1 * layer + 0.1 * number), plan)})
+            if run != other and metric == "token_f1":
+                place = {**here, "other_run": other.id, "other_layer": layer}
+                rows.append({**place, "metric": f"{metric}_minus_other", **_scored(-0.1, plan)})
+        for metric in ("auc_entropy", "auc_agrees_with_final"):
+            rows.append({**here, "position": POSITION, "metric": metric, **_scored(0.5 + 0.05 * layer, plan)})
+    return rows
+
+
+def _text_scores(run: Run, plan: Plan) -> list[dict[str, Any]]:
+    key = {"run": run.id, "data": plan.data, "analysis": "text", "condition": "clean", "label": plan.category}
+    key |= {"group": WRITTEN, "layer": plan.final_layer, "metric": "token_f1"}
+    return [{**key, "row": k, "sample_id": sample_id(k), "value": 1 - k / 24} for k in range(len(plan.prompts))]

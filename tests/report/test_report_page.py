@@ -33,6 +33,7 @@ HOSTILE = Plan(
     number="nu.mber[0]",
     prompts=[f"{PROMPT}{number}" for number in range(24)],
     tokens=("</script><script>alert(4)</script>", "\u2028\x1b[31m", "  \n\t"),
+    answer="</td></table><script>alert(5)</script>\u202e",
 )
 
 
@@ -139,7 +140,7 @@ def test_every_chart_has_its_place_and_every_heading_its_link(page: Page) -> Non
     assert places == list(range(len(page.specs)))
     anchors = {one["id"] for one in page.named("section")}
     assert {f"#{anchor}" for anchor in anchors} == {one["href"] for one in page.named("a")}
-    assert anchors == {"overview", "probes", "lens", "samples", "ask", "reproduce"}
+    assert anchors == {"overview", "probes", "lens", "text", "samples", "ask", "reproduce"}
 
 
 def test_titles_are_text(built: Page, hostile: Page) -> None:
@@ -158,6 +159,33 @@ def test_hostile_names_are_shown_whole(hostile: Page) -> None:
         row["token"] for spec in hostile.specs for rows in spec["datasets"].values() for row in rows if "token" in row
     }
     assert tokens == {"</script><script>alert(4)</script>", "⟨U+2028⟩⟨U+001B⟩[31m", "␣␣⏎⇥"}
+
+
+def test_what_every_layer_wrote_is_shown_as_text(built: Page, hostile: Page) -> None:
+    assert "What each layer writes" in built.text
+    for row in (0, 8, 15, 23):  # evenly from the best to the worst of 24
+        assert f"films, row {row}, by layer" in built.text
+        assert f"<i>an answer</i> {row} of layer 6" in built.text
+    assert "<i>an answer</i> 1 of layer 6" not in built.text
+    assert "Reference: U" in built.text
+    assert "</td></table><script>alert(5)</script>⟨U+202E⟩ 0 of layer 3" in hostile.text
+
+
+def test_text_findings_say_what_the_numbers_say(built: Page) -> None:
+    assert "demo writes best at layer 6: token F1 .60 [.57, .63]." in built.text
+    assert "Quantisation changes token F1 of demo by −.10 [−.13, −.07] at layer 6." in built.text
+    assert (
+        "A right answer of demo has lower entropy than a wrong one with probability .80 [.77, .83] at layer 6"
+        in built.text
+    )
+
+
+def test_a_store_without_scored_text_has_no_such_part(tmp_path: Path) -> None:
+    store = build(tmp_path / "s", Plan(models=("demo",), text=False))
+    page = Page(report.build(store, tmp_path / "r.html", ReportSpec()).read_text())
+    assert "text" not in {one["id"] for one in page.named("section")}
+    with pytest.raises(AnalysisError, match="run `layercache analyze text`"):
+        report.plot(store, "text", tmp_path / "p.svg")
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -250,7 +278,7 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     with pytest.raises(AnalysisError, match="is empty: run `layercache extract`"):
         report.build(reader.open(tmp_path / "s"), tmp_path / "r.html", ReportSpec())
-    bare = build(tmp_path / "t", Plan(probes=False, entropy=False))
+    bare = build(tmp_path / "t", Plan(probes=False, entropy=False, text=False))
     for call in (
         lambda: report.build(bare, tmp_path / "r.html", ReportSpec()),
         lambda: report.plot(bare, "probe", tmp_path / "r.svg"),

@@ -297,3 +297,16 @@ def test_own_queries_see_the_store(tmp_path: Path) -> None:
     with pytest.raises(QueryError) as failure:
         store.sql("SELECT nonsense FROM hidden")
     assert len(str(failure.value).splitlines()) == 1
+
+
+def test_references_are_kept_with_the_rows_and_only_where_there_are_some(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    bare = put(run)
+    assert b"reference" not in pq.read_schema(bare).metadata[b"layercache"]
+    named = put(run, reference=["tags", "title"])
+    assert named != bare
+    assert put(run, reference=["tags", "title"]) == named
+    (info,) = reader.open(tmp_path).data(run)
+    assert info.reference == ("tags", "title")
+    with pytest.raises(ValueError, match="missing columns"):
+        put(run, reference=["no such column"])

@@ -1,0 +1,152 @@
+"""Generated text in the report: scores over layers, findings in words, what every layer wrote for a few rows."""
+
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from layercache import queries
+from layercache.report.frames import model_names, sample_scores, to_polars
+from layercache.report.measures import measure
+from layercache.report.text import interval
+from layercache.store.layout import CLEAN
+from layercache.store.reader import Store
+
+HEADLINE = ("token_f1", "rouge_l", "bleu", "bertscore_f1", "exact_match", "chrf")
+"""Scores whose figures are open, the first there is being the one that findings quote."""
+_DIFFERENCE, _FORETOLD = "_minus_other", "auc_"
+DIFFERENCES = tuple(f"{name}{_DIFFERENCE}" for name in HEADLINE)
+FORETOLD = tuple(f"{_FORETOLD}{name}" for name in ("entropy", "kl_to_final", "js_to_final", "agrees_with_final"))
+
+
+class TextTask(NamedTuple):
+    """A generated output of a data set.
+
+    Attributes:
+        label: the columns of references; None where nothing is compared.
+        output: the output's name.
+        scores: rows of `results` of every score, a line a model, layer and metric.
+        differences: the same of quantised runs against the others.
+        foretold: the same of what the lens says of right answers, `auc_…`.
+    """
+
+    data: str
+    label: str | None
+    output: str
+    scores: pl.DataFrame
+    differences: pl.DataFrame
+    foretold: pl.DataFrame
+
+    @property
+    def metric(self) -> str:
+        """The score that is quoted."""
+        known = self.scores["metric"].unique(maintain_order=True).to_list()
+        return next((name for name in HEADLINE if name in known), known[0])
+
+
+class WrittenRow(NamedTuple):
+    """A row that is shown: its prompt as the first run saw it, its references, and model, layer, text."""
+
+    row: int
+    prompt: str
+    references: list[str]
+    texts: pl.DataFrame
+
+
+def tasks(numbers: pl.DataFrame) -> list[TextTask]:
+    """Return the scored outputs in `results`, by data set."""
+    texts = numbers.filter(pl.col("analysis") == "text", pl.col("layer").is_not_null())
+    texts = texts.with_columns(panel=pl.lit(""))
+    found = []
+    for (data, label, output), own in texts.group_by("data", "label", "group", maintain_order=True):
+        difference, foretold = pl.col("metric").str.ends_with(_DIFFERENCE), pl.col("metric").str.starts_with(_FORETOLD)
+        scores = own.filter(~difference & ~foretold)
+        if len(scores):
+            parts = (own.filter(difference), own.filter(foretold))
+            found.append(TextTask(str(data), label and str(label), str(output), scores, *parts))
+    return found
+
+
+def finding(task: TextTask) -> list[str]:
+    """Say where each model writes best, what quantisation costs, and whether the lens knows of right answers."""
+    return [*_best(task), *_costs(task), *_knows(task)]
+
+
+def _best(task: TextTask) -> list[str]:
+    name = measure(task.metric).name
+    found = []
+    for (model,), own in task.scores.filter(metric=task.metric).group_by("model", maintain_order=True):
+        curve = own.drop_nulls("value").sort("layer")
+        best, last = (
+            curve.sort("value", descending=True, maintain_order=True).row(0, named=True),
+            curve.row(-1, named=True),
+        )
+        said = f"{model} writes best at layer {best['layer']}: {name} {_score(best)}"
+        found.append(
+            said + ("." if best["layer"] == last["layer"] else f", and {_score(last)} at layer {last['layer']}.")
+        )
+    return found
+
+
+def _costs(task: TextTask) -> list[str]:
+    own = task.differences.filter(metric=f"{task.metric}{_DIFFERENCE}").sort("layer")
+    lines = own.unique(["model", "other_run"], keep="last", maintain_order=True).to_dicts()
+    said = "Quantisation changes " + measure(task.metric).name + " of {} by {} at layer {}{}."
+    return [said.format(one["model"], _score(one), one["layer"], _clear(one, 0)) for one in lines]
+
+
+def _knows(task: TextTask) -> list[str]:
+    own = task.foretold.filter(metric=f"{_FORETOLD}entropy").sort("value", "layer", descending=[True, False])
+    lines = own.unique("model", keep="first", maintain_order=True).to_dicts()
+    said = "A right answer of {} has lower entropy than a wrong one with probability {} at layer {}, where it tells most{}."
+    return [said.format(one["model"], _score(one), one["layer"], _clear(one, 0.5)) for one in lines]
+
+
+def _score(row: dict[str, Any]) -> str:
+    return interval(row["value"], row["low"], row["high"])
+
+
+def _clear(row: dict[str, Any], nothing: float) -> str:
+    """Say so when an interval holds the value that means nothing."""
+    unclear = row["low"] is not None and row["low"] <= nothing <= row["high"]
+    return ": the interval holds " + f"{nothing:g}, no clear difference" if unclear else ""
+
+
+def choose(store: Store, task: TextTask, how_many: int) -> list[WrittenRow]:
+    """Choose rows by the last layer's score in the first run, evenly from the best to the worst, and read their texts."""
+    names = model_names(store)
+    held = {run.id: {info.name: info for info in store.data(run)} for run in store.runs()}
+    runs = [run for run in task.scores["run"].unique().to_list() if task.data in held.get(run, {})]
+    runs.sort(key=lambda run: names[run])
+    if not runs:
+        return []
+    own = task.scores.filter(run=runs[0])
+    place = {"run": runs[0], "data": task.data, "analysis": "text", "label": task.label, "group": task.output}
+    scores, asked = sample_scores(store, {**place, "metric": task.metric, "layer": own["layer"].max()})
+    ordered = scores.sort("value", "row", descending=[True, False]).unique(
+        "sample_id", keep="first", maintain_order=True
+    )
+    last = len(ordered) - 1
+    picked = sorted({round(last * at / max(how_many - 1, 1)) for at in range(how_many)} if last >= 0 else set())
+    columns = asked.get("reference") or list(held[runs[0]][task.data].reference)
+    rows, prompts = store.rows(runs[0], task.data), store.samples(runs[0]).select("sample_id", "prompt")
+    found = []
+    for row, sample in ordered[picked].select("row", "sample_id").iter_rows():
+        cells = rows.filter(row=row).select(columns).row(0)
+        prompt = prompts.filter(sample_id=sample)["prompt"].to_list()
+        texts = [_texts(store, run, names[run], task, row) for run in runs]
+        found.append(WrittenRow(row, "".join(prompt), _references(cells), pl.concat(texts).sort("layer", "model")))
+    return found
+
+
+def _texts(store: Store, run: str, name: str, task: TextTask, row: int) -> pl.DataFrame:
+    """Return layer, model, text of what each layer of a run wrote for a row."""
+    ids = store.rows(run, task.data).filter(row=row)["sample_id"].drop_nulls()
+    values = {"run": run, "condition": CLEAN, "output": task.output, "sample": ids[0] if len(ids) else ""}
+    found = to_polars(store.sql(queries.load_query("report_texts").sql, values))
+    shown = pl.when(pl.col("text").str.strip_chars() == "").then(pl.lit("∅")).otherwise(pl.col("text"))
+    return found.select("layer", pl.lit(name).alias("model"), shown.alias("text"))
+
+
+def _references(cells: tuple[Any, ...]) -> list[str]:
+    items = (item for cell in cells for item in (cell if isinstance(cell, list) else [cell]))
+    return [str(item) for item in items if item is not None]
