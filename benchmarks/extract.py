@@ -98,15 +98,15 @@ def main() -> None:
         what, n, layers = options.peak
         run_peak(what, int(n), int(layers))
         return
-    shape, n_prompts, rounds = (QUICK, 40, 4) if options.quick else (SHAPE, 192, 7)
+    shape, n_prompts, rounds, rival_rounds = (QUICK, 40, 4, 2) if options.quick else (SHAPE, 192, 5, 2)
     contest = Contest(make_model(shape), make_samples(n_prompts, shape))
     print(
         f"{shape.layers} layers of width {shape.width}, {n_prompts} prompts, {contest.tokens:,} tokens, {rounds}"
-        f" rounds; torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()},"
+        f" rounds ({rival_rounds} with rivals); torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()},"
         f" {torch.get_num_threads()} threads\n"
     )
     contenders = contest.contenders(installed(RIVALS))
-    figures = report(measure(contest, contenders, rounds), contest.tokens)
+    figures = report(measure(contest, contenders, rounds, rival_rounds), contest.tokens)
     figures |= memory(shape.layers, (50, 200) if options.quick else (200, 2000))
     figures["padding_over_global_sort"] = padding()
     if options.json:

@@ -171,7 +171,7 @@ def main() -> None:
             f" {contest.tokens:,} tokens, {rounds} rounds; {torch.cuda.get_device_name()}, torch {torch.__version__},"
             f" transformers {transformers.__version__}\n"
         )
-        found = report(measure(contest, contest.contenders(installed(RIVALS)), rounds), contest.tokens)
+        found = report(measure(contest, contest.contenders(installed(RIVALS)), rounds, 2), contest.tokens)
         found |= breakdown(contest)
         found["lens_every_token_over_forward"] = every_token(contest)
         found |= write_rate(contest, clock(contest.layercache, STATES, rounds=1))

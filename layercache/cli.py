@@ -180,7 +180,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 )
 @click.option("--sites", help="resid, attn_out, mlp_out; separated by commas.")
 @click.option("--layers", help="Layer numbers separated by commas, or all. 0 is the embedding output.")
-@click.option("--lens", help="Positions of the logit lens (last, last@question), or none.")
+@click.option("--lens", help="Positions of the logit lens (last, last@question, token for every token), or none.")
 @click.option("--top-k", type=int, help="Tokens the lens keeps.")
 @click.option(
     "--choice", "choices", multiple=True, help='An answer the lens scores, verbatim (" true"); may be repeated.'
@@ -209,7 +209,13 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--sample-top-p", type=float, help="Sample only from the tokens that together have this probability.")
 @click.option("--generate-seed", type=int, help="Seed of sampling.")
 @click.option("--no-final-norm", is_flag=True, default=None, help="Generate without the model's final norm.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and what it takes; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=False,
+    flag_value="plan",
+    type=click.Choice(["plan", "measure"]),
+    help="Say what would be done, and what it takes; write nothing. =measure runs a few batches to say how long.",
+)
 @store_option
 @quiet_option
 @json_option
@@ -219,7 +225,7 @@ def extract(
     store: Path,
     quiet: bool,
     as_json: bool,
-    dry_run: bool,
+    dry_run: str | None,
     **flags: Any,
 ) -> None:
     """Run models on data and keep what every layer said.
@@ -236,7 +242,7 @@ def extract(
 
     progress = _progress(quiet)
     asked = _recipe_from(recipe_name, settings, flags)
-    summaries = study.extract(asked, store, progress, dry_run=dry_run)
+    summaries = study.extract(asked, store, progress, dry_run="measure" if dry_run == "measure" else bool(dry_run))
     if as_json:
         _print_json([asdict(summary) for summary in summaries])
         return

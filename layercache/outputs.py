@@ -21,7 +21,7 @@ from layercache.errors import RecipeError
 
 Site = Literal["resid", "attn_out", "mlp_out"]
 Pooling = Literal["mean", "max", "first", "last", "mean+special", "mean-sinks", "token"]
-Position = Literal["first", "last"]
+Position = Literal["first", "last", "token"]
 
 SITES: tuple[str, ...] = get_args(Site)
 POOLINGS: tuple[str, ...] = get_args(Pooling)
@@ -179,12 +179,12 @@ def choices_hash(choices: Sequence[str]) -> str:
 
 
 def one_row_a_token(pooling: str) -> bool:
-    """Tell whether a stored pooling has a row for every token (`token@question`) rather than one a sample."""
+    """Tell whether a stored pooling or lens position has a row for every token (`token@question`)."""
     return pooling.partition("@")[0] == "token"
 
 
 def parse_position(text: str) -> Feature:
-    """Read a lens position such as `last` or `first@answer`."""
+    """Read a lens position such as `last`, `first@answer` or, for every token, `token@question`."""
     return parse_feature(text, POSITIONS, "lens position")
 
 

@@ -126,7 +126,7 @@ class ExtractSpec(Spec):
     layers: Layers = "all"
     """Layer numbers; 0 is the embedding output."""
     lens: Strings = ["last"]
-    """Positions at which the logit lens is read (`last`, `last@question`); empty for none."""
+    """Positions at which the logit lens is read (`last`, `last@question`, `token` for every token); empty for none."""
     top_k: int = Field(default=10, ge=1)
     """Tokens kept by the lens at each position and layer."""
     choices: list[str] = []

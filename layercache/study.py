@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layercache import __version__, dataset, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
@@ -66,8 +66,13 @@ def run(study: recipe.Recipe, store: Path, progress: Progress) -> StudyResult:
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts)
 
 
-def extract(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: bool = False) -> "list[Summary]":
+def extract(
+    study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: bool | Literal["measure"] = False
+) -> "list[Summary]":
     """Run every model of a recipe on every data set; only what the store lacks costs forward passes.
+
+    Args:
+        dry_run: only say what would be done; with `measure`, how long it takes too.
 
     Raises:
         ModelError: torch and transformers are not installed, or a model is refused.

@@ -61,7 +61,9 @@ def entropy(store: Store, spec: EntropySpec, progress: Progress) -> Outcome:
     pairs = select.data(store, chosen, spec)
     places = [(run, position) for run in chosen for position in _positions(store, run, spec)]
     if not places:
-        raise AnalysisError("no run holds a logit lens: run `layercache extract --lens last` first")
+        raise AnalysisError(
+            "no run holds a logit lens of one token a sample: run `layercache extract --lens last` first"
+        )
     for run in chosen:
         if all(run.id != other.id for other, _ in places):
             progress.note(f"{run.id}: no logit lens stored, left out (`layercache extract --lens last` adds it)")
@@ -80,10 +82,17 @@ def entropy(store: Store, spec: EntropySpec, progress: Progress) -> Outcome:
 
 def _positions(store: Store, run: Run, spec: EntropySpec) -> list[str]:
     """List the stored lens positions asked for."""
-    stored = sorted({lens.position_name for lens in store.lens_outputs(run)})
+    everything = sorted({lens.position_name for lens in store.lens_outputs(run)})
+    stored = [name for name in everything if not outputs.one_row_a_token(name)]
     if spec.positions is None:
         return stored
     asked = [str(outputs.parse_position(text)) for text in spec.positions]
+    tokens = [name for name in asked if outputs.one_row_a_token(name)]
+    if tokens:
+        raise AnalysisError(
+            f"{tokens[0]} is one row a token and the entropy analysis needs one a sample: name another position, or ask"
+            " the view `lens` in SQL"
+        )
     for name in asked:
         if stored and name not in stored:
             raise AnalysisError(f"run {run.id} has no lens at {name!r}: {select.hint(name, stored)}")

@@ -24,7 +24,8 @@ WINDOW = 50
 MAX_ROWS = 512
 _MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 """A CPU is no faster with larger batches, and smaller ones are padded less."""
-_MEMORY_SHARE = 0.4
+_MEMORY_SHARE, _MEASURED_SHARE = 0.4, 0.8
+"""Of the free memory: what a batch may take by an estimate, and by what smaller batches were seen to take."""
 
 
 @dataclass
@@ -121,24 +122,41 @@ def collate(samples: list[Sample], device: torch.device, *, pad_id: int, positio
     return Batch(samples, inputs[0], inputs[1], inputs[2], starts, lengths)
 
 
-def automatic(plan: Plan, longest: int, devices: Iterable[torch.device] | None = None) -> Budget:
+def automatic(plan: Plan, longest: int, devices: Iterable[torch.device] | None = None, *, reserved: int = 0) -> Budget:
     """Choose a budget from the free memory and the model's size.
 
     On a CPU this is a cap that has to hold, since running out of memory there ends the process; on a GPU
-    it is a start that is halved when memory runs out.
+    it is a start that `fitted` puts right, and that is halved when memory runs out.
 
     Args:
         longest: tokens of the longest sample, which decides what attention takes.
         devices: those the model runs on, where that is not only the plan's; the fullest one counts.
+        reserved: bytes that something else is going to take: the lens, weights that are not read yet.
     """
-    free, kind = min(map(_free_bytes, devices or [plan.device])), plan.device.type
-    most = _MOST_TOKENS.get(kind, _MOST_TOKENS["cpu"])
-    return Budget(max(1, min(most, int(free * _MEMORY_SHARE / token_bytes(plan, longest)))))
+    free = min(map(free_bytes, devices or [plan.device])) - reserved
+    return Budget(max(1, min(most_tokens(plan), int(free * _MEMORY_SHARE / token_bytes(plan, longest)))))
+
+
+def fitted(plan: Plan, small: tuple[int, int], large: tuple[int, int]) -> int:
+    """Choose the tokens of a batch from what two batches took at their peak.
+
+    Args:
+        small, large: padded tokens of a batch and the bytes it took; what does not grow with tokens is told
+            apart by the two.
+    """
+    slope = max((large[1] - small[1]) / max(large[0] - small[0], 1), 1.0)
+    fixed = max(small[1] - slope * small[0], 0.0)
+    return max(1, min(most_tokens(plan), int((free_bytes(plan.device) * _MEASURED_SHARE - fixed) / slope)))
+
+
+def most_tokens(plan: Plan) -> int:
+    """Return the tokens of a batch beyond which the device gets no faster."""
+    return _MOST_TOKENS.get(plan.device.type, _MOST_TOKENS["cpu"])
 
 
 def affordable(plan: Plan, each: int) -> int:
     """Return how many things of `each` bytes the free memory holds, with the share kept back that a batch leaves."""
-    return int(_free_bytes(plan.device) * _MEMORY_SHARE / max(each, 1))
+    return int(free_bytes(plan.device) * _MEMORY_SHARE / max(each, 1))
 
 
 def token_bytes(plan: Plan, longest: int) -> int:
@@ -164,7 +182,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)

@@ -1,14 +1,21 @@
 """What a run will take on the disk, before it starts."""
 
 import os
+import resource
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from layercache.errors import StoreError
+from layercache.extract import quantize
+from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason, n_rows
 from layercache.extract.tokenize import Sample
 from layercache.outputs import TOKENS, Generation, Hidden, Lens, Stats, parse_output
+from layercache.store.layout import ShardInfo
 
 _BITS = {7: 11.0, 10: 13.8, 23: 26.5}
 """Bits a stored value takes after rounding, split and zstd; measured on real states, which differ by 8 %."""
@@ -21,6 +28,8 @@ _GENERATION_ROW, _NEW_TOKEN = 24.0, 18.0
 """Of a generated token: its id, text, log-probability and entropy, which hardly compress."""
 _FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 750, "token_stats": 1300, "generations": 2500}
 """Of every file; of states every (site, layer, pooling), which is a row group."""
+_ELEMENT = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+"""Bytes of a weight, by what safetensors calls its dtype."""
 _SLACK = 1.1
 """Free disk must exceed the estimate by this."""
 
@@ -78,8 +87,38 @@ def _output_bytes(
     if isinstance(output, Lens):
         scores = _CHOICE * n_choices if output.choices else 0.0
         row = _LENS_ROW + _LENS_TOKEN * output.top_k + scores
-        return "lens", _FOOTER["lens"] + n_layers * there * row
+        rows = sum(n_rows(sample, output.feature) for sample in samples)
+        return "lens", _FOOTER["lens"] + n_layers * rows * row
     return "token_stats", n_layers * there * _STATISTIC[output.metric.rstrip("0123456789.")]
+
+
+def correct(total: dict[str, int], shard: ShardInfo, foreseen: Mapping[str, int]) -> None:
+    """Put an estimate right, in place, by what was foreseen for one shard and what it took."""
+    for name, file in shard.files.items():
+        table = name.removesuffix(".parquet")
+        if foreseen.get(table):
+            total[table] = round(total[table] * file.bytes / foreseen[table])
+
+
+def weight_bytes(plan: Plan) -> int:
+    """Estimate the memory of a model's weights, in the dtype they are run in or as they are quantised."""
+    stored = [_ELEMENT.get(kind, 4) for kind in plan.checkpoint.tensors.values()]
+    own = max(set(stored), key=stored.count) if stored else 4
+    total = sum(path.stat().st_size for path in plan.checkpoint.weights) / own
+    element = torch.empty(0, dtype=plan.dtype).element_size()
+    if plan.quantization is None:
+        return int(total * element)
+    blocks = sum(parameter.numel() for block in plan.structure.blocks for parameter in block.parameters())
+    small = 1.0 if quantize.is_int8(plan.checkpoint, plan.quantization) else 0.6
+    return int(max(total - blocks, 0) * element + blocks * small)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has taken so far, on a GPU or in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def free_bytes(store: Path) -> int:
@@ -111,3 +150,11 @@ def size_text(size: float) -> str:
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+def time_text(seconds: float) -> str:
+    """Write a duration for people: `1 h 12 min`."""
+    if seconds < 90:
+        return f"{seconds:,.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -23,7 +23,7 @@ from layercache.extract.batching import Batch
 from layercache.extract.choices import Choices, Rest
 from layercache.extract.copies import HostCopy, to_device
 from layercache.extract.forward import RESID, Collect, Rows
-from layercache.extract.pooling import token_position
+from layercache.extract.pooling import token_range
 from layercache.extract.tokenize import Sample
 from layercache.extract.unembed import Unembedding
 from layercache.extract.words import Words
@@ -111,7 +111,7 @@ class LensReducer:
             _Place(lens, row, position, following(sample, position))
             for lens in self.layers
             for row, sample in enumerate(batch.samples)
-            if (position := token_position(sample, lens.position)) is not None
+            for position in range(*(token_range(sample, lens.position) or (0, 0)))
         ]
         rows = np.array([place.row for place in self._places], dtype=np.int64)
         columns = np.array([place.position for place in self._places], dtype=np.int64) + batch.starts[rows]
@@ -229,6 +229,11 @@ def read(
     flat = [piece for pieces in per_layer for piece in pieces]
     columns = [HostCopy(torch.cat(column)) for column in zip(*flat, strict=True)]
     return lambda: Reading(*(column.numpy() for column in columns))
+
+
+def working_bytes(device: torch.device) -> int:
+    """Return the memory that the lens works in, beside the states it reads: logits and what is made of them."""
+    return 4 * _CHUNK_ELEMENTS * (4 if device.type == "cpu" else 4 * 9)
 
 
 class _Final:

@@ -1,20 +1,20 @@
 """Runs a loaded model over the samples that lack something, and publishes what comes of it."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
 from layercache.errors import ModelError
-from layercache.extract import batching, generate, quantize, reference, selfcheck
+from layercache.extract import batching, generate, lens, quantize, reference, selfcheck
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
 from layercache.extract.generate import Generate
 from layercache.extract.lens import LensReducer
-from layercache.extract.model import Feed, Model, vocabulary
+from layercache.extract.model import Feed, Model, Plan, vocabulary
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.provenance import provenance
 from layercache.extract.publish import SHARD_BYTES, Publisher, ShardLimits, ShardWriter
@@ -32,6 +32,9 @@ from layercache.store.layout import Run
 
 CHECKED = 8
 """Samples of every group that the self-check takes its pieces from."""
+
+_PROBES = (1024, 4096)
+"""Tokens of the batches that memory is measured with."""
 
 Group = tuple[Outputs, list[Sample]]
 """Outputs by name, and the samples that lack them."""
@@ -78,11 +81,7 @@ class Loop:
         self.model = replace(model, feed=Feed(left=tokenizer.padding_side == "left"))
         headed = spec.lens or spec.save_head or spec.generate_layers
         self.unembedding = Unembedding(model) if headed else None
-        tokens = spec.batch_tokens
-        self.budget = Budget(tokens) if tokens else batching.automatic(model.plan, longest, model.devices)
-        if not tokens:
-            # One row a token: a batch must not hold more than a shard does.
-            self.budget.tokens = max(1, min(self.budget.tokens, SHARD_BYTES // max(1, _bytes_a_token(model, spec))))
+        self.budget = budget(model.plan, spec, longest, model.devices)
         self.batches = self.padded_tokens = self.generated = 0
         self.notes: list[str] = []
         self.lacking: Counter[tuple[str, str]] = Counter()
@@ -156,10 +155,8 @@ class Loop:
         states, texts = split_texts(groups)
         generators = [self._generator(outputs, samples) for outputs, samples in texts]
         if states:
-            work = [
-                _Work(self._forward(selection, outputs), self._scorer(selection, outputs), outputs, samples)
-                for outputs, samples in states
-            ]
+            work = [self._states(selection, outputs, samples) for outputs, samples in states]
+            self._fit_budget(work[0])
             self._publish(run, f"extract {name}", work, limits, made)
         for generator, one in generators:
             self.budget = generate.budget(
@@ -169,6 +166,25 @@ class Loop:
             settings = {"generation": {str(generator.settings.output): generator.settings.as_json()}}
             self._publish(run, f"generate {name}", [one], limits, made | settings)
             self._note_once(generator.note)
+
+    def _fit_budget(self, work: _Work) -> None:
+        """Measure on a GPU what a token takes, with a small batch and a larger one of the longest samples."""
+        device = self.model.plan.device
+        if self.spec.batch_tokens or device.type != "cuda":
+            return
+        longest = sorted(work.samples, key=len, reverse=True)
+        found = []
+        for tokens in _PROBES:
+            members = batching.split(longest[:tokens], Budget(min(tokens, self.budget.tokens)))[0]
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            if self._attempt(work.means, work.scorer, members) is None:
+                return
+            found.append((batching.padded(members), torch.cuda.max_memory_allocated(device) - before))
+        self.budget.tokens = min(batching.fitted(self.model.plan, *found), _shard_tokens(self.model.plan, self.spec))
+
+    def _states(self, selection: Selection, outputs: Outputs, samples: list[Sample]) -> _Work:
+        return _Work(self._forward(selection, outputs), self._scorer(selection, outputs), outputs, samples)
 
     def _publish(self, run: Run, title: str, work: Sequence[_Work], limits: ShardLimits, made: dict[str, Any]) -> None:
         total = sum(len(one.samples) for one in work)
@@ -332,8 +348,20 @@ def split_texts(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     return states, texts
 
 
-def _bytes_a_token(model: Model, spec: ExtractSpec) -> int:
-    """Count the bytes of states that every token leaves behind, where states are stored one row a token."""
-    layers = len(model.structure.layers) if spec.layers == "all" else len(set(spec.layers))
-    rows = sum(isinstance(output, Hidden) and output.pooling.how == "token" for output in spec.outputs())
-    return rows * layers * model.structure.width * 4
+def budget(
+    plan: Plan, spec: ExtractSpec, longest: int, devices: Iterable[torch.device] | None = None, *, reserved: int = 0
+) -> Budget:
+    """Choose how large batches are, unless the user did; the arguments are those of `batching.automatic`."""
+    if spec.batch_tokens:
+        return Budget(spec.batch_tokens)
+    reserved += lens.working_bytes(plan.device) if spec.lens else 0
+    found = batching.automatic(plan, longest, devices, reserved=reserved)
+    found.tokens = min(found.tokens, _shard_tokens(plan, spec))
+    return found
+
+
+def _shard_tokens(plan: Plan, spec: ExtractSpec) -> int:
+    """Return the tokens that fill a shard, where states or lenses are one row a token: a batch holds no more."""
+    layers = len(plan.structure.layers) if spec.layers == "all" else len(set(spec.layers))
+    rows = sum(output.feature.how == "token" for output in spec.outputs())
+    return max(1, SHARD_BYTES // max(1, rows * layers * plan.structure.width * 4))

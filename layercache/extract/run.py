@@ -6,24 +6,27 @@ The rows are stored first, so that a run that is stopped can be asked about. A s
 nothing missing, and then the model's weights are not even loaded.
 """
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
 from layercache.extract import (
+    batching,
     checkpoint,
     choices,
     estimate,
     fingerprint,
     generate,
     head,
+    lens,
     model,
     quantize,
     reference,
@@ -32,6 +35,7 @@ from layercache.extract import (
 from layercache.extract.checkpoint import Checkpoint, first_line
 from layercache.extract.choices import Choices
 from layercache.extract.loop import CHECKED, Loop, split_texts
+from layercache.extract.loop import budget as loop_budget
 from layercache.extract.model import Plan
 from layercache.extract.pooling import absent_reason
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
@@ -46,6 +50,9 @@ from layercache.store import head as heads
 from layercache.store import layout, reader, writer
 from layercache.store.holdings import Holdings, Outputs
 from layercache.store.schema import CAPTURE_SCHEMA
+
+_MEASURED_BATCHES = 12
+"""Batches that a measuring dry run takes, two to warm up among them."""
 
 Groups = list[tuple[Outputs, list[Sample]]]
 
@@ -75,7 +82,7 @@ def extract(
     spec: ExtractSpec,
     store: Path,
     progress: Progress,
-    dry_run: bool = False,
+    dry_run: bool | Literal["measure"] = False,
     *,
     shard_bytes: int = SHARD_BYTES,
     shard_seconds: float = SHARD_SECONDS,
@@ -83,7 +90,8 @@ def extract(
     """Store what a model says of a data set; only what the store lacks costs a forward pass.
 
     Args:
-        dry_run: only say what would be done and what it takes; writes nothing and reads no weights but to hash them.
+        dry_run: only say what would be done and what it takes; writes nothing and reads no weights but to hash
+            them. With `measure` the model is loaded and a few batches are run, to say how long it takes.
         shard_bytes, shard_seconds: a shard is published when either is reached.
 
     Raises:
@@ -97,7 +105,9 @@ def extract(
     for note in job.summary.notes:
         progress.note(note)
     if dry_run:
-        _plan_only(job, store)
+        groups = _plan_only(job, store)
+        if dry_run == "measure":
+            _measure(job, groups, progress)
     else:
         _carry_out(job, store, progress, ShardLimits(shard_bytes, shard_seconds))
     job.summary.seconds = time.monotonic() - started
@@ -174,8 +184,8 @@ def _run_spec(found: Checkpoint, plan: Plan, tokenizer: Any, data: Dataset, max_
     }
 
 
-def _plan_only(job: _Job, store: Path) -> None:
-    """Fill the summary with what a run would do."""
+def _plan_only(job: _Job, store: Path) -> Groups:
+    """Fill the summary with what a run would do; return what is missing."""
     opened = reader.open(store) if store.is_dir() else None
     wanted = layout.digest(job.run_spec)
     run = next((one for one in opened.runs() if one.hash == wanted), None) if opened is not None else None
@@ -191,12 +201,58 @@ def _plan_only(job: _Job, store: Path) -> None:
     if job.summary.estimate["generations"]:
         job.summary.notes.append("generated texts are counted at their full length: they may take less")
     job.summary.free_bytes = estimate.free_bytes(store)
+    _foresee(job, groups)
+    return groups
 
 
-def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) -> None:
-    """Store the rows, then everything that is missing."""
+def _foresee(job: _Job, groups: Groups) -> None:
+    """Add the batches of a run and the memory it takes."""
+    weights = estimate.weight_bytes(job.plan)
+    longest = max(map(len, job.samples.distinct.values()), default=1)
+    budget = loop_budget(job.plan, job.spec, longest, reserved=weights)
+    for _, samples in [group for part in split_texts(groups) for group in part]:
+        batches = [batch for window in batching.windows(samples, budget, job.spec.seed) for batch in window]
+        job.summary.batches += len(batches)
+        job.summary.padded_tokens += sum(map(batching.padded, batches))
+    largest = min(budget.tokens, max(job.summary.padded_tokens, longest))
+    job.summary.memory_bytes = weights + largest * batching.token_bytes(job.plan, longest)
+    if job.spec.lens:
+        job.summary.memory_bytes += lens.working_bytes(job.plan.device)
+    job.summary.free_memory_bytes = batching.free_bytes(job.plan.device)
+
+
+def _measure(job: _Job, groups: Groups, progress: Progress) -> None:
+    """Run some samples into a store that is thrown away: how fast that is, what memory and disk it takes."""
+    states, _ = split_texts(groups)
+    if not states:
+        return
+    outputs, samples = max(states, key=lambda group: len(group[1]))
+    order = np.random.default_rng(job.spec.seed).permutation(len(samples))
+    loaded = model.load(job.plan)
+    longest = max(map(len, job.samples.distinct.values()))
+    loop = Loop(loaded, job.tokenizer, job.spec, longest, progress, _choices(job, groups))
+    with checkpoint.quiet(), model.compile_errors(job.plan), tempfile.TemporaryDirectory() as folder:
+        run = _open_run(job, Path(folder) / "store")
+        made = loop.check(samples[:CHECKED])
+        wanted = [samples[i] for i in order]
+        # Two batches to warm up, then some more; where there are few samples, the same ones again.
+        sizes = np.cumsum([len(sample) for sample in wanted])
+        first, last = np.searchsorted(sizes, [2 * loop.budget.tokens, _MEASURED_BATCHES * loop.budget.tokens]) + 1
+        loop.run(run, job.selection, [(outputs, wanted[:first])], job.data.name, ShardLimits(), made)
+        timed = wanted[first:last] or wanted
+        before, started = loop.padded_tokens, time.monotonic()
+        loop.run(run, job.selection, [(outputs, timed)], job.data.name, ShardLimits(), made)
+        job.summary.tokens_per_second = (loop.padded_tokens - before) / (time.monotonic() - started)
+        shard = max(reader.open(run.store).shards(run), key=lambda one: one.n_samples)
+        foreseen = _estimate(job, [(outputs, timed[: shard.n_samples])], with_head=False)
+        estimate.correct(job.summary.estimate, shard, foreseen)
+    job.summary.notes += loop.notes
+    job.summary.memory_bytes = estimate.peak_bytes(job.plan.device)
+
+
+def _open_run(job: _Job, store: Path) -> layout.Run:
     structure = job.plan.structure
-    run = writer.open_run(
+    return writer.open_run(
         store,
         job.run_spec,
         model=job.plan.checkpoint.name,
@@ -204,6 +260,11 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
         width=structure.width,
         final_layer=structure.n_layers,
     )
+
+
+def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) -> None:
+    """Store the rows, then everything that is missing."""
+    run = _open_run(job, store)
     job.summary.run = run.id
     frame, columns = row_frame(job.data, job.samples.of_row)
     writer.put_rows(run, frame, data=job.data.name, source=job.data.source, **columns)

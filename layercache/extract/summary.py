@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from layercache.extract.estimate import size_text
+from layercache.extract.estimate import size_text, time_text
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Summary:
         cached: samples for which nothing was missing.
         new_samples: samples of which the run held nothing before.
         forward_passes: samples put through the model.
-        batches, tokens, padded_tokens: of those passes; in a dry run `tokens` are those to run.
+        batches, tokens, padded_tokens: of those passes; in a dry run of those to come.
         choice_passes, choice_tokens: further passes over a prompt and an answer of several tokens, and their tokens.
         generated_tokens: of the texts generated, of all layers together.
         bytes: what was added to the store, rows files left out.
@@ -24,6 +24,9 @@ class Summary:
         absent: output → samples that have no row of it, by reason.
         estimate: table → bytes it would take; only what is missing counts.
         free_bytes: space left where the store is.
+        memory_bytes, free_memory_bytes: in a dry run, of the device: what the run takes at its peak, an
+            estimate unless it was measured, and what is free now.
+        tokens_per_second: padded tokens, in a dry run that measured them; else 0.
     """
 
     run: str
@@ -48,6 +51,9 @@ class Summary:
     dry_run: bool = False
     estimate: dict[str, int] = field(default_factory=dict)
     free_bytes: int = 0
+    memory_bytes: int = 0
+    free_memory_bytes: int = 0
+    tokens_per_second: float = 0.0
 
     def __str__(self) -> str:
         opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples"
@@ -84,7 +90,22 @@ class Summary:
         sizes = ", ".join(f"{table} {size_text(size)}" for table, size in self.estimate.items() if size)
         total = sum(self.estimate.values())
         return [
-            f"  would run {self.forward_passes:,} samples, {self.tokens:,} tokens",
+            f"  would run {self.forward_passes:,} samples, {self.tokens:,} tokens ({self.padded_tokens:,} with padding,"
+            f" in {self.batches:,} batches)",
             *self._choices(),
             f"  would add about {size_text(total)} ({sizes or 'nothing'}); {size_text(self.free_bytes)} are free",
+            *self._needs(),
+        ]
+
+    def _needs(self) -> list[str]:
+        if not self.forward_passes:
+            return []
+        free = f"{size_text(self.free_memory_bytes)} are free"
+        if not self.tokens_per_second:
+            return [f"  would take about {size_text(self.memory_bytes)} of memory; {free}"]
+        seconds = self.padded_tokens / self.tokens_per_second
+        return [
+            f"  took {size_text(self.memory_bytes)} of memory in a few batches; {free}",
+            f"  would take about {time_text(seconds)} at {self.tokens_per_second:,.0f} padded tokens a second, generated"
+            " texts not counted",
         ]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from layercache import queries
+from layercache.outputs import one_row_a_token
 from layercache.report.frames import model_names, to_polars
 from layercache.report.text import token
 from layercache.store.layout import CLEAN, LensOutput, Run
@@ -31,7 +32,7 @@ def choose(store: Store, how_many: int, n_tokens: int) -> list[Sample]:
     names = model_names(store)
     sets: dict[str, list[Run]] = {}
     for run in sorted(store.runs(), key=lambda run: names[run.id]):
-        for info in store.data(run) if store.lens_outputs(run) else []:
+        for info in store.data(run) if lenses(store, run) else []:
             sets.setdefault(info.name, []).append(run)
     shares = [how_many // len(sets) + (number < how_many % len(sets)) for number in range(len(sets))]
     found = []
@@ -58,10 +59,14 @@ def _of_data(store: Store, data: str, runs: list[Run], how_many: int, n_tokens: 
     return found
 
 
+def lenses(store: Store, run: Run) -> list[LensOutput]:
+    """List a run's lenses of one token a sample."""
+    return [lens for lens in store.lens_outputs(run) if not one_row_a_token(lens.position_name)]
+
+
 def _lens(store: Store, run: Run) -> LensOutput:
     """Return the lens to show: that of the prompt's last position, the widest, where there is one."""
-    stored = store.lens_outputs(run)
-    return max(stored, key=_preference)
+    return max(lenses(store, run), key=_preference)
 
 
 def _preference(lens: LensOutput) -> tuple[bool, int, bool, str]:

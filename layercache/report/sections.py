@@ -123,7 +123,7 @@ def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
 
 def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:
     """Return a few samples, one by one."""
-    if not any(store.lens_outputs(run) for run in store.runs()):
+    if not any(samples.lenses(store, run) for run in store.runs()):
         return Section("samples", "Samples", [page.paragraph(_no_lens(store))])
     parts: list[str | Figure] = [page.paragraph(_SAMPLES_NOTE, "faint")]
     for sample in samples.choose(store, how_many, n_tokens):
@@ -134,7 +134,7 @@ def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:
 
 
 def _no_lens(store: Store) -> str:
-    if any(store.lens_outputs(run) for run in store.runs()):
+    if any(samples.lenses(store, run) for run in store.runs()):
         return "The logit lens has not been analysed yet: run `layercache analyze entropy`."
     return "No logit lens is stored: the model has no next-token head (an encoder), or the lens was not asked for (`--lens last`)."
 

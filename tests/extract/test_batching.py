@@ -101,9 +101,9 @@ def test_automatic_budget_keeps_within_free_memory(
     plan = model.plan(checkpoint.find(str(models_of("llama"))), device="cpu", dtype="auto", attn="eager")
     need = batching.token_bytes(plan, 128)
     assert need > batching.token_bytes(plan, 16) > 4 * plan.structure.width
-    monkeypatch.setattr(batching, "_free_bytes", lambda device: 100 * need)
+    monkeypatch.setattr(batching, "free_bytes", lambda device: 100 * need)
     assert batching.automatic(plan, 128).tokens == 40
-    monkeypatch.setattr(batching, "_free_bytes", lambda device: 10)
+    monkeypatch.setattr(batching, "free_bytes", lambda device: 10)
     assert batching.automatic(plan, 128).tokens == 1
 
 
@@ -112,3 +112,17 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
     assert batching.is_out_of_memory(MemoryError())
     assert batching.is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"))
     assert not batching.is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_a_budget_is_fitted_to_what_two_batches_took(
+    models_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = model.plan(checkpoint.find(str(models_of("llama"))), device="cpu", dtype="float32", attn="sdpa")
+    monkeypatch.setattr(batching, "free_bytes", lambda device: 10_000)
+    monkeypatch.setattr(batching, "most_tokens", lambda plan: 500)
+    # 8,000 bytes may be taken; 1,000 of them whatever the batch, and 20 a token.
+    assert batching.fitted(plan, (10, 1200), (100, 3000)) == 350
+    assert batching.fitted(plan, (10, 1000), (100, 1001)) == 500
+    assert batching.fitted(plan, (10, 90_000), (100, 900_000)) == 1
+    # Two batches of one size say nothing of the slope.
+    assert batching.fitted(plan, (50, 1000), (50, 1000)) >= 1

@@ -101,7 +101,7 @@ def test_the_fullest_device_decides_the_budget(models_of: Callable[..., Path], m
     devices = loaded.devices
     assert devices == {torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")}
     free = {torch.device("cuda:0"): 10**9, torch.device("cuda:1"): 10**6, torch.device("cpu"): 10**9}
-    monkeypatch.setattr(batching, "_free_bytes", free.__getitem__)
+    monkeypatch.setattr(batching, "free_bytes", free.__getitem__)
     each = batching.token_bytes(loaded.plan, 10)
     assert batching.automatic(loaded.plan, 10, devices).tokens == int(10**6 * 0.4 / each)
 

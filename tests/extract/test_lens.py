@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from layercache.errors import ModelError
+from layercache import analyze, queries
+from layercache.errors import AnalysisError, ModelError
 from layercache.extract import lens as lens_module
 from layercache.extract.run import extract
 from layercache.progress import Progress
-from layercache.recipe import ExtractSpec, ModelSpec
-from layercache.store import reader
+from layercache.recipe import EntropySpec, ExtractSpec, ModelSpec
+from layercache.store import reader, sql
 
 from .conftest import TEXTS, make_data
 from .reference import Reference, log_softmax
@@ -220,3 +221,37 @@ def test_mixed_precision_unembedding_is_float32(models_of: Callable[..., Path]) 
     torch.testing.assert_close(_product(weight)(states), states @ weight.float().T)
     model = AutoModelForCausalLM.from_pretrained(models_of("llama"))
     assert model.lm_head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_the_lens_at_every_token(kind: str, models_of: Callable[..., Path], tmp_path: Path) -> None:
+    """One row a token; at the last layer it is the model's own loss of every next token."""
+    folder = models_of(kind)
+    frame, texts = read_lens(folder, tmp_path / "s", lens=["token", "last"], top_k=2)
+    reference = Reference(folder, kind)
+    for (sample_id,), rows in frame.filter(pl.col("position_name") == "token@prompt").group_by("sample_id"):
+        passed = reference.run(texts[str(sample_id)])
+        final = rows.filter(pl.col("layer") == 3).sort("position")
+        assert final["position"].to_list() == list(range(len(passed.ids)))
+        logp = log_softmax(passed.logits)
+        np.testing.assert_allclose(final["entropy"], -(np.exp(logp) * logp).sum(-1), rtol=1e-4, atol=1e-4)
+        assert final["target_id"].to_list() == [*passed.ids[1:], None]
+        expected = logp[np.arange(len(passed.ids) - 1), passed.ids[1:]]
+        np.testing.assert_allclose(final["target_logprob"].to_list()[:-1], expected, rtol=1e-4, atol=1e-4)
+    # Where both are read they agree, and a row a token is no row a sample for who wants one.
+    both = frame.join(frame, on=["sample_id", "layer", "position"]).filter(
+        (pl.col("position_name") == "last@prompt") & (pl.col("position_name_right") == "token@prompt")
+    )
+    assert len(both) == 4 * len(TEXTS)
+    np.testing.assert_allclose(both["entropy"], both["entropy_right"], rtol=1e-5)
+    opened = reader.open(tmp_path / "s")
+    query = queries.load_query("lens_by_token")
+    map_ = sql.query(opened, query.sql, query.bind({"prompt": "lazy dog"})).to_pylist()
+    own = reference.run(TEXTS[0])
+    assert [row["position"] for row in map_ if row["layer"] == 2] == list(range(len(own.ids)))
+    tokens = AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(own.ids)
+    assert [row["token"].strip() for row in map_ if row["layer"] == 0][1:] == [one.strip("Ġ") for one in tokens[1:]]
+    outcome = analyze.analyze(opened, EntropySpec(bootstrap=0), Progress())
+    assert set(outcome.results["position"].to_pylist()) == {"last@prompt"}
+    with pytest.raises(AnalysisError, match="one row a token"):
+        analyze.analyze(opened, EntropySpec(positions=["token"]), Progress())

@@ -327,6 +327,22 @@ def test_dry_run_writes_nothing_and_is_close(llama: Path, tmp_path: Path, monkey
     assert more.estimate["lens"] == more.estimate["tokens"] == 0 < more.estimate["hidden"]
 
 
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]])
+def test_a_measuring_dry_run_knows_time_memory_and_bytes(
+    rows: list[dict[str, Any]], llama: Path, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"batch_tokens": 64})
+    planned = run(llama, tmp_path / "s", rows, dry_run="measure", spec=spec)
+    assert not (tmp_path / "s").exists()
+    done = run(llama, tmp_path / "s", rows, spec=spec)
+    assert (planned.tokens, planned.padded_tokens, planned.batches) == (done.tokens, done.padded_tokens, done.batches)
+    assert planned.tokens_per_second > 0
+    assert planned.memory_bytes > sum(path.stat().st_size for path in llama.glob("*.safetensors"))
+    assert 0.9 < sum(planned.estimate.values()) / done.bytes < 1.1
+    assert "padded tokens a second" in str(planned)
+    assert run(llama, tmp_path / "s", rows, dry_run="measure", spec=spec).tokens_per_second == 0
+
+
 def test_a_disk_that_cannot_hold_it(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_weights(monkeypatch)
     monkeypatch.setattr(estimate, "free_bytes", lambda store: 1000)
