@@ -27,9 +27,9 @@ import torch
 import transformers
 from _contest import Shape, _seconds, make_model, make_samples, make_tokenizer
 
-from layercache.extract.generate import Generate
+from layercache.extract.generation.generate import Generate
+from layercache.extract.generation.sampling import Settings
 from layercache.extract.model import Model
-from layercache.extract.sampling import Settings
 from layercache.extract.tokenize import Sample
 
 SHAPE = Shape(layers=12, width=768, inner=2048, heads=12, kv_heads=12, vocabulary=32_000, longest=768)

@@ -30,6 +30,8 @@ _FOOTER = {"samples": 3000, "tokens": 1200, "lens": 4000, "hidden": 750, "token_
 """Of every file; of states every (site, layer, pooling), which is a row group."""
 _ELEMENT = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 """Bytes of a weight, by what safetensors calls its dtype."""
+_ENOUGH = 500
+"""Samples of a shard whose size is that of larger ones."""
 _SLACK = 1.1
 """Free disk must exceed the estimate by this."""
 
@@ -93,7 +95,12 @@ def _output_bytes(
 
 
 def correct(total: dict[str, int], shard: ShardInfo, foreseen: Mapping[str, int]) -> None:
-    """Put an estimate right, in place, by what was foreseen for one shard and what it took."""
+    """Put an estimate right, in place, by what was foreseen for one shard and what it took.
+
+    A small shard says nothing: few rows compress worse than many (measured: by 12 % at 100 samples).
+    """
+    if shard.n_samples < _ENOUGH:
+        return
     for name, file in shard.files.items():
         table = name.removesuffix(".parquet")
         if foreseen.get(table):

@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 import torch
 
 from layercache.errors import ModelError
-from layercache.extract import batching, generate, lens, quantize, reference, selfcheck
+from layercache.extract import batching, lens, quantize, reference, selfcheck
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
-from layercache.extract.generate import Generate
+from layercache.extract.generation import generate
+from layercache.extract.generation.generate import Generate
+from layercache.extract.generation.sampling import Settings
 from layercache.extract.lens import LensReducer
 from layercache.extract.model import Feed, Model, Plan, vocabulary
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.provenance import provenance
 from layercache.extract.publish import SHARD_BYTES, Publisher, ShardLimits, ShardWriter
-from layercache.extract.sampling import Settings
 from layercache.extract.select import Selection
 from layercache.extract.token_stats import TokenStatsReducer
 from layercache.extract.tokenize import Sample

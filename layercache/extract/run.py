@@ -24,7 +24,6 @@ from layercache.extract import (
     choices,
     estimate,
     fingerprint,
-    generate,
     head,
     lens,
     model,
@@ -34,6 +33,7 @@ from layercache.extract import (
 )
 from layercache.extract.checkpoint import Checkpoint, first_line
 from layercache.extract.choices import Choices
+from layercache.extract.generation import generate
 from layercache.extract.loop import CHECKED, Loop, split_texts
 from layercache.extract.loop import budget as loop_budget
 from layercache.extract.model import Plan

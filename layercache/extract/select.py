@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from layercache.errors import DataError, ModelError
-from layercache.extract import generate
+from layercache.extract.generation import generate
+from layercache.extract.generation.sampling import Settings
 from layercache.extract.model import Plan, vocabulary
-from layercache.extract.sampling import Settings
 from layercache.extract.structure import sublayer
 from layercache.extract.tokenize import Samples
 from layercache.extract.unembed import no_head

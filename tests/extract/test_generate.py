@@ -13,13 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from layercache.errors import DataError, LayercacheError, ModelError, RecipeError
-from layercache.extract import checkpoint, generate, sampling
-from layercache.extract.full_passes import FullPasses
-from layercache.extract.growing_cache import GrowingLayer
+from layercache.extract import checkpoint
+from layercache.extract.generation import generate, sampling
+from layercache.extract.generation.full_passes import FullPasses
+from layercache.extract.generation.growing_cache import GrowingLayer
+from layercache.extract.generation.sampling import Settings
+from layercache.extract.generation.sweep import Sweep
 from layercache.extract.run import extract
-from layercache.extract.sampling import Settings
 from layercache.extract.summary import Summary
-from layercache.extract.sweep import Sweep
 from layercache.progress import Progress, Task
 from layercache.recipe import ExtractSpec, ModelSpec, build
 from layercache.store import layout, reader, verify
@@ -189,9 +190,9 @@ def test_a_sweep_that_goes_wrong_is_not_used(
         keep = GrowingLayer.reorder_cache
         monkeypatch.setattr(GrowingLayer, "reorder_cache", lambda self, rows: keep(self, rows.flip(0)))
     elif broken == "length":
-        monkeypatch.setattr("layercache.extract.sweep.narrow", lambda value, _path, rows, _axes: value)
+        monkeypatch.setattr("layercache.extract.generation.sweep.narrow", lambda value, _path, rows, _axes: value)
     else:
-        monkeypatch.setattr("layercache.extract.sweep.row_axis", lambda *_: None)
+        monkeypatch.setattr("layercache.extract.generation.sweep.row_axis", lambda *_: None)
     summary = run(llama, tmp_path / "s")
     assert "slow" in summary.notes[0]
     assert tokens_of(tmp_path / "s") == tokens_of(tmp_path / "right")

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from layercache.extract import batching
-from layercache.extract.full_passes import FullPasses, with_tokens
+from layercache.extract.generation.full_passes import FullPasses, with_tokens
+from layercache.extract.generation.narrow import Unsupported
+from layercache.extract.generation.sweep import Sweep
 from layercache.extract.model import Model
-from layercache.extract.narrow import Unsupported
 from layercache.extract.selfcheck import padding_tolerance, pieces_of, relative_difference
-from layercache.extract.sweep import Sweep
 from layercache.extract.tokenize import Sample
 
 TRIPS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 
 from layercache.errors import DataError, ModelError
-from layercache.extract import batching, sampling
+from layercache.extract import batching
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.checkpoint import first_line
 from layercache.extract.forward import Collect, Rows
-from layercache.extract.full_passes import FullPasses
+from layercache.extract.generation import sampling
+from layercache.extract.generation.full_passes import FullPasses
+from layercache.extract.generation.narrow import Unsupported
+from layercache.extract.generation.sampling import Settings
+from layercache.extract.generation.sweep import Sweep
+from layercache.extract.generation.sweep_check import TRIPS, choose, slow
 from layercache.extract.model import Model, Plan
-from layercache.extract.narrow import Unsupported
-from layercache.extract.sampling import Settings
-from layercache.extract.sweep import Sweep
-from layercache.extract.sweep_check import TRIPS, choose, slow
 from layercache.extract.tokenize import Sample, Samples
 from layercache.extract.unembed import Unembedding
 

@@ -23,9 +23,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from layercache.extract.batching import collate
-from layercache.extract.growing_cache import GrowingLayer
+from layercache.extract.generation.growing_cache import GrowingLayer
+from layercache.extract.generation.narrow import Axes, Unsupported, narrow, row_axis, tensors
 from layercache.extract.model import Model
-from layercache.extract.narrow import Axes, Unsupported, narrow, row_axis, tensors
 from layercache.extract.tokenize import Sample
 
 _CACHES = ("past_key_values", "cache_params")
