@@ -211,3 +211,31 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     assert process.returncode == 130, stderr
     assert b"the same command again does the rest" in stderr
     assert b"Traceback" not in stderr
+
+
+def test_the_study_of_text_from_every_layer(call: Call) -> None:
+    settings = ["data.0.limit=16", "data.1.limit=24", "extract.max_new_tokens=16", "report.samples=1"]
+    settings += [f"analyze.{n}.bootstrap=50" for n in (0, 1)]
+    arguments = ["run", "layer_generation", "-q", "--json", "--store", "s"]
+    arguments += [part for setting in settings for part in ("--set", setting)]
+    first = call(*arguments)
+    assert first.code == 0, first.err
+    done = json.loads(first.out)
+    assert len({one["run"].rpartition("-")[2] for one in done["extracted"]}) == 4, "two templates, in full and in 4 bits"
+    assert Path(done["report"]).stat().st_size > 10_000
+    again = json.loads(call(*arguments).out)
+    assert [one["forward_passes"] for one in again["extracted"]] == [0, 0, 0, 0]
+    assert all(one["cached"] for one in again["analysed"])
+
+    def scores(where: str) -> dict[int, float]:
+        query = f"SELECT layer, value FROM results WHERE data = 'instructions' AND {where} AND layer IS NOT NULL ORDER BY layer"
+        rows = json.loads(call("sql", query, "--store", "s", "--format", "json").out)
+        return {row["layer"]: row["value"] for row in rows}
+
+    full = "run IN (SELECT run FROM runs WHERE model = 'demo')"
+    for metric in ("rouge_l", "bleu", "bertscore_f1"):
+        found = scores(f"metric = '{metric}' AND {full}")
+        assert found[6] == max(found.values())
+        assert found[6] > found[1]
+    quantised = "run IN (SELECT run FROM runs WHERE model = 'demo-nf4')"
+    assert scores(f"metric = 'rouge_l_minus_other' AND {quantised}"), "4 bits against none, paired"

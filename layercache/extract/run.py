@@ -152,7 +152,8 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     cut = sum(sample.n_truncated > 0 for sample in samples.distinct.values())
     if cut:
         notes.append(f"{cut:,} of {len(samples.distinct):,} prompts are cut to {context:,} tokens")
-    summary = Summary("", found.name, data.name, rows=len(samples.of_row), samples=len(samples.distinct), notes=notes)
+    name = found.name if quantized is None else f"{found.name}-{quantized}"
+    summary = Summary("", name, data.name, rows=len(samples.of_row), samples=len(samples.distinct), notes=notes)
     summary.absent = _absent(selection, samples)
     run_spec = _run_spec(found, plan, tokenizer, data, context if spec.truncate else None)
     run_spec["quantization"] = quantize.identity(quantized)
@@ -255,7 +256,7 @@ def _open_run(job: _Job, store: Path) -> layout.Run:
     return writer.open_run(
         store,
         job.run_spec,
-        model=job.plan.checkpoint.name,
+        model=job.summary.model,
         layers=structure.layers,
         width=structure.width,
         final_layer=structure.n_layers,
