@@ -136,7 +136,7 @@ def test_the_demo_model_adapted_and_quantised(tmp_path: Path) -> None:
     adapter = train(folder, peft.LoraConfig(**LORA, target_modules=["q_proj", "down_proj"]), tmp_path / "my-lora")
     runs = [run("demo", one, tmp_path / "s", quantize=how) for one in (None, adapter) for how in (None, "nf4")]
     assert len({one.run for one in runs}) == 4
-    assert [one.model for one in runs] == ["demo", "demo", "demo+my-lora", "demo+my-lora"]
+    assert [one.model for one in runs] == ["demo", "demo-nf4", "demo+my-lora", "demo+my-lora-nf4"]
     assert runs[2].run.startswith("demo-my-lora-")
     compare(tmp_path / "s", runs[2], expected(folder, "llama", adapter))
     store = reader.open(tmp_path / "s")
