@@ -158,7 +158,8 @@ class ExtractSpec(Spec):
     allow_nonfinite: bool = False
     """Keep infinities and NaN instead of refusing the shard."""
     self_check: bool = True
-    """Check the model's hooks and padding before the run."""
+    """Hold hooks, padding and lens against the model's own output before the run, and feed prompts in a way that changes no
+    number; without it they are padded as usual, which is wrong for a few models (RWKV)."""
     save_head: bool = False
     """Keep the final norm and unembedding beside the run, for new lens questions without the model."""
     trust_remote_code: bool = False

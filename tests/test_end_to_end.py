@@ -221,7 +221,9 @@ def test_the_study_of_text_from_every_layer(call: Call) -> None:
     first = call(*arguments)
     assert first.code == 0, first.err
     done = json.loads(first.out)
-    assert len({one["run"].rpartition("-")[2] for one in done["extracted"]}) == 4, "two templates, in full and in 4 bits"
+    assert len({one["run"].rpartition("-")[2] for one in done["extracted"]}) == 4, (
+        "two templates, in full and in 4 bits"
+    )
     assert Path(done["report"]).stat().st_size > 10_000
     again = json.loads(call(*arguments).out)
     assert [one["forward_passes"] for one in again["extracted"]] == [0, 0, 0, 0]
