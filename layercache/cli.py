@@ -183,7 +183,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 @click.option("--lens", help="Positions of the logit lens (last, last@question, token for every token), or none.")
 @click.option("--top-k", type=int, help="Tokens the lens keeps.")
 @click.option(
-    "--choice", "choices", multiple=True, help='An answer the lens scores, verbatim (" true"); may be repeated.'
+    "--choice", "choices", multiple=True, help='An answer the lens scores at last, verbatim (" true"); may be repeated.'
 )
 @click.option("--stats", help="Statistics over tokens: norm, max_norm, sinks; separated by commas.")
 @click.option("--sink-cutoff", type=float, help="Norm of an attention sink, in medians of the sample's tokens.")
@@ -288,7 +288,7 @@ def _plain(value: Any) -> Any:
 @click.argument("kinds", nargs=-1, metavar="[KIND]...")
 @click.option("--data", help="Data sets, separated by commas.")
 @click.option("--runs", help="Runs, by id or model name, separated by commas.")
-@click.option("--labels", help="Labels to probe, separated by commas.")
+@click.option("--labels", "--label", help="Labels to probe, separated by commas.")
 @click.option("--layers", help="Layers, separated by commas.")
 @click.option("--pooling", help="Poolings to probe (mean@prompt), separated by commas.")
 @click.option("--sites", help="Sites to probe, separated by commas.")
@@ -756,6 +756,7 @@ def merge(sources: tuple[Path, ...], store: Path, quiet: bool, as_json: bool) ->
     from layercache.store import merge as merging
 
     progress = _progress(quiet)
+    merging.check(sources, store)
     done = [merging.merge(source, store, progress.note) for source in sources]
     if as_json:
         _print_json([asdict(one) for one in done])
@@ -765,7 +766,7 @@ def merge(sources: tuple[Path, ...], store: Path, quiet: bool, as_json: bool) ->
             progress.note(note)
         size = quantities.in_words(one.bytes)
         click.echo(
-            f"{one.source}: {one.runs} new runs, {one.shards} shards ({one.there} were there), {one.files} files,"
+            f"{one.source}: new runs: {one.runs}, {one.shards} shards ({one.there} were there), {one.files} files,"
             f" {one.results} results, {size}"
         )
 

@@ -422,6 +422,8 @@ def validate(kind: type[S], table: dict[str, Any], where: str) -> S:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = "unknown key"
+        elif first["type"] == "literal_error":
+            message = f"{message}, not {first['input']!r}"
         raise RecipeError(f"{where}: {key or 'recipe'}: {message}") from error
 
 

@@ -197,6 +197,6 @@ def _merge_rare(names: pl.Series, where: str, min_class: int) -> tuple[pl.Series
         return names, []
     is_rare = names.is_in(rare)
     shown = ", ".join(rare[:5]) + (", …" if len(rare) > 5 else "")
-    note = f"{where}: {len(rare)} classes of fewer than {min_class} rows ({is_rare.sum():,} rows) merged into {OTHER!r}"
+    note = f"{where}: classes of fewer than {min_class} rows are merged into {OTHER!r} ({len(rare)}, {is_rare.sum():,} rows)"
     merged = pl.select(pl.when(is_rare).then(pl.lit(OTHER)).otherwise(names)).to_series()
     return merged, [f"{note}: {shown}".replace("\n", " + ")]

@@ -12,7 +12,7 @@ With z the logits of a layer, p = softmax(z), f the final layer's p, all in nats
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,10 @@ class _Place:
     row: int
     position: int
     target: int | None
+
+
+_Statistics = tuple[torch.Tensor, ...]
+"""The fields of `Reading` on the device."""
 
 
 class LensReducer:
@@ -225,10 +229,18 @@ def read(
             logits = unembedding(part.reshape(-1, width)).view(len(part), here.stop - start, -1)
             final = final or _Final(logits[-1])
             for layer, one in zip(range(stop - len(part), stop), logits, strict=True):
-                per_layer[layer].append(_statistics(one, final, followed[here], top_k))
+                found = _statistics(one, final, followed[here], top_k)
+                # Against itself the final layer is 0, which sums of rounded products are only nearly.
+                per_layer[layer].append(found if layer < layers - 1 else _without_divergence(found))
     flat = [piece for pieces in per_layer for piece in pieces]
     columns = [HostCopy(torch.cat(column)) for column in zip(*flat, strict=True)]
     return lambda: Reading(*(column.numpy() for column in columns))
+
+
+def _without_divergence(found: _Statistics) -> _Statistics:
+    names = [field.name for field in fields(Reading)]
+    zero = {names.index("kl_to_final"), names.index("js_to_final")}
+    return tuple(torch.zeros_like(column) if i in zero else column for i, column in enumerate(found))
 
 
 def working_bytes(device: torch.device) -> int:
@@ -244,9 +256,6 @@ class _Final:
         self.p = self.logp.exp()
         self.entropy = -_dot(self.p, self.logp)
         self.best = logits.argmax(dim=-1)
-
-
-_Statistics = tuple[torch.Tensor, ...]
 
 
 def _statistics(logits: torch.Tensor, final: _Final, followed: torch.Tensor, top_k: int) -> _Statistics:

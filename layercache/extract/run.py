@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
@@ -217,6 +218,9 @@ def _foresee(job: _Job, groups: Groups) -> None:
         job.summary.padded_tokens += sum(map(batching.padded, batches))
     largest = min(budget.tokens, max(job.summary.padded_tokens, longest))
     job.summary.memory_bytes = weights + largest * batching.token_bytes(job.plan, longest)
+    if job.plan.device.type == "cpu":
+        # Python, torch and what else this process holds already.
+        job.summary.memory_bytes += psutil.Process().memory_info().rss
     if job.spec.lens:
         job.summary.memory_bytes += lens.working_bytes(job.plan.device)
     job.summary.free_memory_bytes = batching.free_bytes(job.plan.device)

@@ -5,7 +5,7 @@ all, byte for byte, and what is there already stays, so a merge can be stopped a
 twice changes nothing. A sample that two shards hold counts once, by the format's own rule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,19 @@ class Merged:
     notes: list[str] = field(default_factory=list)
 
 
+def check(sources: Iterable[Path], target: Path) -> None:
+    """Refuse to begin where a store cannot be read or the target cannot be written.
+
+    Raises:
+        StoreError: as `merge`.
+    """
+    check_writable(target)
+    for source in sources:
+        reader.open(source)
+        if target.exists() and target.resolve() == source.resolve():
+            raise StoreError(f"{source} and {target} are the same store: give another --store")
+
+
 def merge(source: Path, target: Path, note: Callable[[str], None] = lambda text: None) -> Merged:
     """Copy into `target` what `source` holds and it lacks.
 
@@ -72,11 +85,8 @@ def merge(source: Path, target: Path, note: Callable[[str], None] = lambda text:
         StoreError: a store cannot be read or written, a shard of the source is damaged, or a run of both has
             other layers in each.
     """
-    opened = reader.open(source)
-    check_writable(target)
-    if target.exists() and target.resolve() == source.resolve():
-        raise StoreError(f"{source} and {target} are the same store: give another --store")
-    merged = Merged(source)
+    check([source], target)
+    opened, merged = reader.open(source), Merged(source)
     with one_line_errors(target):
         make_folder(target)
         renamed = set()
@@ -164,7 +174,11 @@ def _sequenced(source: Path, target: Path, suffix: str, store: Path, merged: Mer
         before, counts = known.get(name, given), now[name]
         if before.path.name != given.path.name:
             other = before if counts.path.name == given.path.name else given
-            merged.notes.append(f"{name}: {counts.path.name} counts, not {other.path.name}{_ADVICE.get(suffix, '')}")
+            what = "rows of data set" if suffix == "parquet" else "recipe"
+            merged.notes.append(
+                f"both stores hold {what} {name}, and not the same: {counts.path.name} counts, not"
+                f" {other.path.name}{_ADVICE.get(suffix, '')}"
+            )
 
 
 def _named_file(path: Path, final: Path, store: Path, merged: Merged) -> None:

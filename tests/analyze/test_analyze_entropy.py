@@ -143,7 +143,9 @@ def test_without_the_final_layer_there_is_no_depth(tmp_path: Path):
 def test_no_lens(tmp_path: Path):
     run = stores.new_run(tmp_path / "store")
     stores.put_rows(run, pl.DataFrame({"x": range(N)}), TEXTS, [])
-    with pytest.raises(AnalysisError, match="no run holds a logit lens: run `layercache extract --lens last`"):
+    with pytest.raises(
+        AnalysisError, match="no run holds a logit lens of one token a sample: run `layercache extract --lens last`"
+    ):
         entropy(stores.opened(tmp_path / "store"))
     with pytest.raises(AnalysisError, match="no run holds a logit lens"):
         entropy(stores.opened(tmp_path / "store"), positions=["last"])

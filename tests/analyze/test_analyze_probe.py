@@ -259,7 +259,7 @@ def test_rare_classes_are_merged(tmp_path: Path):
     notes = stores.Notes()
     found = probe(store, notes, min_class=20)
     assert notes.notes == [
-        "toy, label 'genre': 2 classes of fewer than 20 rows (12 rows) merged into 'other': rare + one, rarer"
+        "toy, label 'genre': classes of fewer than 20 rows are merged into 'other' (2, 12 rows): rare + one, rarer"
     ]
     assert set(stores.frame(found.sample_scores).filter(metric="predicted")["text"]) <= {"a", "b", "other"}
 
