@@ -26,7 +26,6 @@ against one global sort.
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 
@@ -34,7 +33,7 @@ import torch
 import transformers
 from _contest import LENS, Contest, Shape, installed, make_model, make_samples, measure, report
 
-from layercache.extract import batching
+from layercache.extract import batching, estimate
 
 SHAPE = Shape(layers=12, width=768, inner=2048, heads=12, kv_heads=12, vocabulary=32_000, longest=768)
 QUICK = SHAPE._replace(layers=4)
@@ -71,7 +70,7 @@ def run_peak(what: str, n: int, layers: int) -> None:
         contest.bare(contest.sorted)
     else:
         contest.layercache(LENS)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(estimate.peak_bytes(contest.device) / 2**20)
 
 
 def memory(layers: int, sizes: tuple[int, int]) -> dict[str, float]:

@@ -251,6 +251,11 @@ def test_text_scores(held: Held) -> None:
 LISTED = [query.name for query in queries.list_queries()]
 
 
+def test_lens_by_token_is_of_lenses_of_every_token(held: Held) -> None:
+    """This store has none; the numbers are tested where one is made, in tests/extract/test_lens.py."""
+    assert answer(held, "lens_by_token") == []
+
+
 def test_every_listed_query_has_a_test_above() -> None:
     text = Path(__file__).read_text()
     assert [name for name in LISTED if f'answer(held, "{name}"' not in text] == []
