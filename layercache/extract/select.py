@@ -119,8 +119,8 @@ def missing(
         mine: tells the samples that are looked at.
     """
     found: list[tuple[Outputs, list[str]]] = []
-    for asked, wanted in parts(outputs, ids, spec):
-        for lacked, lacking in held.missing(asked, filter(mine, wanted)):
+    for chosen, asked in parts(outputs, ids, spec):
+        for lacked, lacking in held.missing(filter(mine, chosen), asked):
             same = next((one for one in found if one[0] == lacked), None)
             if same is None:
                 found.append((lacked, lacking))
