@@ -20,7 +20,7 @@ from layercache.errors import RecipeError
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "spectrum_sample", "sink_cutoff"),
-    *("dtype", "device", "device_map", "attn", "quantize", "compile", "reference", "truncate"),
+    *("dtype", "device", "device_map", "max_memory", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
     *("generate_layers", "max_new_tokens", "stop", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
     *("no_final_norm", "generate_answer"),
@@ -76,6 +76,9 @@ DATA_OPTIONS = (
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--device-map", help="Spread the layers over all GPUs: auto, balanced, sequential.")
+@click.option(
+    "--max-memory", metavar="DEVICE=SIZE,…", help="What weights may take, with --device-map: 0=20GB,cpu=60GB."
+)
 @click.option("--attn", help="auto, eager, sdpa, flex_attention, flash_attention_2.")
 @click.option("--quantize", help="int8 or nf4: quantise the linear layers inside the blocks (bitsandbytes).")
 @click.option("--adapter", help="Folder of a PEFT adapter (LoRA) trained on the --model.")
