@@ -69,3 +69,13 @@ def test_the_queries_of_the_page_about_sql_answer() -> None:
     assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if line))) == set(
         views.VIEWS
     )
+
+
+def test_the_queries_of_the_cookbook_answer() -> None:
+    queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "cookbook.md").read_text(), re.DOTALL)
+    assert len(queries) >= 20
+    for query in queries:
+        answer = sql.run_query(ROOT / "store", query)
+        assert answer.num_rows > 1, query
+        empty = [name for name in answer.column_names if answer[name].null_count == answer.num_rows]
+        assert empty == [], query
