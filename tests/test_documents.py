@@ -3,30 +3,41 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from layercache import resources
+from layercache import recipe, resources
 from layercache.cli import COMMANDS, cli
 from layercache.store import sql, views
 
 ROOT = Path(__file__).parents[1]
 
 
-def _reference() -> str:
-    path = ROOT / "docs" / "generate_cli.py"
-    spec = importlib.util.spec_from_file_location("generate_cli", path)
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text: str = module.reference()
-    return text
+    return module
 
 
 def test_the_command_line_reference_is_current() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text() == _reference(), "run: python docs/generate_cli.py"
+    assert (ROOT / "docs" / "cli.md").read_text() == _script("generate_cli").reference(), (
+        "run: python docs/generate_cli.py"
+    )
+
+
+def test_the_table_of_metrics_is_current() -> None:
+    page = _script("generate_metrics").page()
+    assert (ROOT / "docs" / "analyses.md").read_text() == page, "run: python docs/generate_metrics.py"
+
+
+@pytest.mark.parametrize("kind", sorted(recipe.ANALYSES))
+def test_every_analysis_has_a_section(kind: str) -> None:
+    assert f"\n## {kind}: " in (ROOT / "docs" / "analyses.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
