@@ -149,3 +149,9 @@ def test_every_command_of_a_document_is_one(document: str) -> None:
             pass  # --help
         except click.ClickException as error:
             raise AssertionError(f"{document}: {line}: {error.format_message()}") from error
+
+
+def test_the_tables_of_recipe_keys_are_current_and_whole() -> None:
+    page = _script("generate_recipes").page()
+    assert (ROOT / "docs" / "recipes.md").read_text() == page, "run: python docs/generate_recipes.py"
+    assert [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []

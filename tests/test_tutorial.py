@@ -12,8 +12,10 @@ ROOT = Path(__file__).parents[1]
 def test_the_commands_of_the_tutorial_run(tmp_path: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)
     assert len(blocks) >= 8
-    commands = "".join(blocks).replace("source .venv/bin/activate", ":").replace("--store store ", f"--store {ROOT}/store ")
-    script = f"set -euo pipefail\nlayercache() {{ {sys.executable} -P -m layercache \"$@\"; }}\n{commands}"
+    commands = (
+        "".join(blocks).replace("source .venv/bin/activate", ":").replace("--store store ", f"--store {ROOT}/store ")
+    )
+    script = f'set -euo pipefail\nlayercache() {{ {sys.executable} -P -m layercache "$@"; }}\n{commands}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
