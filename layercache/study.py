@@ -11,6 +11,7 @@ from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from layercache.dataset import Dataset
@@ -36,6 +37,27 @@ class Analysed:
     results: "pa.Table"
     path: Path | None
     cached: bool
+
+    def frame(self) -> "pl.DataFrame":
+        """Return the results as a Polars frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.results)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def __str__(self) -> str:
+        from layercache.analyze import summary
+
+        return summary.summarise(self.results)
+
+    def _repr_html_(self) -> str:
+        """Show the tables by layer in a notebook, and every number behind them; text of the store is escaped."""
+        from layercache import table
+
+        numbers = f"<details><summary>{len(self.results):,} numbers</summary>{table.html(self.results)}</details>"
+        lines = "\n".join(map(table.html_text, str(self).split("\n")))
+        return f"<pre>{lines}</pre>{numbers}"
 
 
 @dataclass(frozen=True)
@@ -181,7 +203,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         AnalysisError: an analysis cannot be computed from what the store holds.
         StoreError: there is no store at `path`.
     """
-    from layercache import analyze as analyses
+    from layercache.analyze import analyze as analyze_one
     from layercache.store import reader, results
 
     store = reader.open(path)
@@ -196,7 +218,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
-        outcome = analyses.analyze(store, spec, progress)
+        outcome = analyze_one(store, spec, progress)
         done.append(
             Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
         )
