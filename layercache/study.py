@@ -192,14 +192,15 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if spec.kind == "compare":
             # It reads what the others found, which is why it comes last.
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
-        found = results.find(path, spec.kind, settings, inputs)
+        found = results.find(path, spec.kind, settings, [*inputs, *analyses.reads(spec)])
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
         outcome = analyses.analyze(store, spec, progress)
-        done.append(
-            Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
-        )
+        # Named again: a model of the hub may have been fetched only now.
+        inputs += analyses.reads(spec)
+        kept = results.save(path, spec.kind, settings, inputs, outcome)
+        done.append(Analysed(spec.kind, outcome.results, kept, cached=False))
     return done
 
 
