@@ -47,7 +47,7 @@ from layercache.extract.model import Model, Plan
 from layercache.extract.pooling import absent_reason
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
 from layercache.extract.select import Selection
-from layercache.extract.summary import Summary, told
+from layercache.extract.summary import Summary
 from layercache.extract.tokenize import Sample, Samples, tokenize
 from layercache.outputs import Lens
 from layercache.progress import Progress
@@ -268,7 +268,6 @@ def _answer(job: _Job, asked: answers.Asked, run: layout.Run, progress: Progress
     """Generate the answers that are missing and take them; return the model, where it was loaded for that."""
     made = answers.generate_missing(asked, job.plan, job.tokenizer, job.samples, run, job.data.name, progress, limits)
     _take_answers(job, asked, reader.open(run.store), run)
-    progress.note(told(job.summary.answers))
     if made is None:
         return None
     job.summary.new_answers, job.summary.generated_tokens = made.answers, made.loop.generated
