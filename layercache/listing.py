@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from layercache import quantities
 from layercache.outputs import TOKENS
-from layercache.store import cleanup, head
+from layercache.queries import Query
+from layercache.store import cleanup, head, results
 from layercache.store.layout import QUARANTINE, Run, ShardInfo
 from layercache.store.reader import Store
 
@@ -43,6 +44,16 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
 
 def _bytes(shards: list[ShardInfo]) -> int:
     return sum(file.bytes for shard in shards for file in shard.files.values())
+
+
+def not_analysed(path: Path, query: Query) -> str | None:
+    """Say which analysis a named query reads that the store holds no result of; None when there is none."""
+    there = {info.analysis for info in results.listing(path)}
+    lacking = [kind for kind in query.analyses if kind not in there]
+    if not lacking:
+        return None
+    kinds = " ".join(lacking)
+    return f"query {query.name} reads results of {kinds}, and the store has none: run `layercache analyze {kinds}` first"
 
 
 def litter(path: Path) -> str | None:

@@ -62,6 +62,9 @@ def delta_p(store: Store, spec: DeltaPSpec, progress: Progress) -> Outcome:
     tasks = delta_p_data.read(store, spec, progress)
     if not any(task.changes for task in tasks):
         raise AnalysisError("no changed pass holds the states that the probe reads: extract them under the conditions")
+    for task in tasks if spec.p_true is not None else ():
+        # Read at the end only, but a wrong name is to be said before the fits.
+        delta_p_baselines.asking(store, task.problem.run.model, str(spec.p_true))
     rows: list[Row] = []
     scores: list[pa.Table] = []
     work = sum(len(task.feature.layers) + _detects(task, spec) * (len(task.feature.layers) + 1) for task in tasks)
