@@ -53,7 +53,9 @@ def not_analysed(path: Path, query: Query) -> str | None:
     if not lacking:
         return None
     kinds = " ".join(lacking)
-    return f"query {query.name} reads results of {kinds}, and the store has none: run `layercache analyze {kinds}` first"
+    return (
+        f"query {query.name} reads results of {kinds}, and the store has none: run `layercache analyze {kinds}` first"
+    )
 
 
 def litter(path: Path) -> str | None:

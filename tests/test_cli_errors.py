@@ -266,4 +266,4 @@ def test_the_balance_of_answers_is_told(call: Call) -> None:
     told = call(*arguments, "--answer", "golden_answers")
     assert (told.out + told.err).count(f"answers of 6 rows: {balance['correct']} correct") == 1
     assert balance["unlabelled"] == 0
-    assert "6 with no accepted answer to go by" in call(*arguments).err
+    assert "6 with no accepted answer to go by" in call(*arguments).out
