@@ -275,7 +275,7 @@ def test_one_class_is_refused(tmp_path: Path):
     ):
         with pytest.raises(AnalysisError, match=message):
             probe(store, labels=[label])
-    with pytest.raises(AnalysisError, match="toy, label 'same': all 150 rows have the class 'x'$"):
+    with pytest.raises(AnalysisError, match=r"toy, label 'same': all 150 rows have the class 'x'$"):
         probe(store)
 
 

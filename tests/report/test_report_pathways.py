@@ -113,7 +113,7 @@ def test_a_single_layer_and_no_intervals(tmp_path: Path) -> None:
     results.save(store.path, "delta_p", {"kind": "delta_p"}, ["test"], results.Outcome(table))
     (task,) = pathways.tasks(frames.results(store))
     assert "films: 50 flipped, 50 not" in drawn(pathways.split(task, CHANGED[1]))
-    few = pl.when(pl.col("group") == GROUPS[0]).then(12).otherwise(pl.col("n"))
+    few = pl.when(pl.col("group") == pathways.QUESTION).then(12).otherwise(pl.col("n"))
     small = task._replace(numbers=task.numbers.with_columns(n=few))
     assert "films: 12 (few) flipped, 50 not" in drawn(pathways.split(small, CHANGED[1]))
     assert pathways.finding(task)[0].endswith("at layer 3, 12.00 percentage points beyond its control.")
