@@ -1,8 +1,8 @@
 """What a cross-validated probe costs, against scikit-learn in the same folds.
 
-    python benchmarks/probe.py [--quick] [--json]
+    python benchmarks/probe.py [--quick] [--json] [--rows N] [--width D]
 
-Made-up states of one layer, width 384, with a planted signal; five folds; everything in turn in this process, one
+Made-up states of one layer (4,000 rows, width 384) with a planted signal; five folds; everything in turn in this process, one
 thread each, in paired rounds. Ridge: 28 penalties by generalised cross-validation, against StandardScaler and RidgeCV
 over the same penalties. Logistic regression: five classes, the penalty chosen on a held-back fifth from five values,
 against StandardScaler and LogisticRegression fitted at each value and once more. A figure is the median over rounds
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from layercache.analyze import logistic, ridge
 from layercache.analyze.folds import held_back
 
-FOLDS, WIDTH, CLASSES = 5, 384, 5
+FOLDS, CLASSES = 5, 5
 
 
 def timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
@@ -66,11 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
     parser.add_argument("--json", action="store_true", help="close with one JSON object")
+    parser.add_argument("--rows", type=int, help="4,000, or 1,000 of --quick, when not given")
+    parser.add_argument("--width", type=int, default=384)
     options = parser.parse_args()
     n, rounds = (1000, 3) if options.quick else (4000, 5)
+    n, width = options.rows or n, options.width
     rng = np.random.default_rng(0)
-    x = (rng.normal(size=(n, WIDTH)) @ rng.normal(size=(WIDTH, WIDTH)) / 20).astype(np.float32)
-    signal = x @ rng.normal(size=(WIDTH, CLASSES)) / 20
+    x = (rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) / 20).astype(np.float32)
+    signal = x @ rng.normal(size=(width, CLASSES)) / 20
     number = signal[:, 0] + rng.normal(size=n)
     classes = (signal + rng.gumbel(size=signal.shape)).argmax(axis=1)
     folds, inner = np.arange(n) % FOLDS, np.arange(n) // FOLDS % 5
@@ -85,7 +88,7 @@ def main() -> None:
         ),
     }
     figures: dict[str, float] = {}
-    print(f"{n:,} rows, {WIDTH} wide, {FOLDS} folds, {rounds} rounds")
+    print(f"{n:,} rows, {width} wide, {FOLDS} folds, {rounds} rounds")
     print(f"{'probe':10} {'layercache s':>13} {'scikit-learn s':>15} {'ratio':>7} {'A/A':>6} {'difference':>11}")
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
