@@ -267,3 +267,10 @@ def test_the_balance_of_answers_is_told(call: Call) -> None:
     assert (told.out + told.err).count(f"answers of 6 rows: {balance['correct']} correct") == 1
     assert balance["unlabelled"] == 0
     assert "6 with no accepted answer to go by" in call(*arguments).out
+    # Six prompts and, beside them, six samples of prompt and answer.
+    (listed,) = json.loads(call("ls", "--store", "s", "--json").out)
+    assert (listed["samples"], listed["prompts"]) == (6, 6)
+    clean = json.loads(call("show", listed["run"], "--store", "s", "--json").out)["conditions"]["clean"]
+    assert (clean["samples"], clean["prompts answered"]) == (6, 6)
+    tokens = "SELECT count(*) AS n FROM tokens"
+    assert clean["tokens"] == json.loads(call("sql", tokens, "--store", "s", "--format", "json").out)[0]["n"]

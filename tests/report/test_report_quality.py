@@ -48,7 +48,7 @@ def test_depth_is_the_share_of_each_models_own_layers(tmp_path: Path) -> None:
         layers = [(layer, f"block.{layer}") for layer in range(final + 2)]
         run = writer.open_run(tmp_path, {"model": model}, model=model, layers=layers, width=4, final_layer=final)
         key = {"run": run.id, "data": "toy", "analysis": "quality", "condition": "clean", "site": "resid", "n": 9}
-        key |= {"pooling": "mean@prompt", "metric": "dataset_entropy"}
+        key |= {"pooling": "mean@prompt", "metric": "dataset_entropy_normalized"}
         rows += [{**key, "layer": layer, "value": 10.0 * final + layer} for layer in range(final + 2)]
     table = pa.Table.from_pylist(rows, schema=arrow_schema(RESULTS))
     results.save(tmp_path, "quality", {"kind": "quality"}, ["made"], results.Outcome(table))
