@@ -1,6 +1,6 @@
 """What a cross-validated probe costs, against scikit-learn in the same folds.
 
-    python benchmarks/probe.py [--quick] [--json] [--rows N] [--width D]
+    python benchmarks/probe.py [--quick] [--json] [--rows N] [--width D] [--probe NAME]
 
 Made-up states of one layer (4,000 rows, width 384) with a planted signal; five folds; everything in turn in this process, one
 thread each, in paired rounds. Ridge: 28 penalties by generalised cross-validation, against StandardScaler and RidgeCV
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="close with one JSON object")
     parser.add_argument("--rows", type=int, help="4,000, or 1,000 of --quick, when not given")
     parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--probe", choices=["ridge", "logistic"], help="only this one")
     options = parser.parse_args()
     n, rounds = (1000, 3) if options.quick else (4000, 5)
     n, width = options.rows or n, options.width
@@ -93,6 +94,8 @@ def main() -> None:
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, (ours, theirs) in contests.items():
+            if options.probe not in (None, name):
+                continue
             runs = [(timed(ours), timed(theirs), timed(ours)) for _ in range(rounds)]
             ratio = statistics.median(b[0] / a[0] for a, b, _ in runs)
             again = statistics.median(c[0] / a[0] for a, _, c in runs)

@@ -20,7 +20,19 @@ def runs(store: Store) -> pa.Table:
     `prompts` are those that the model answered: of them the answers are kept and no more, their states with the answer are
     `samples`; NULL where no answers were asked for. `bytes` are those of the shards, `head` those of the head that is kept beside the run, NULL where none is.
     """
-    columns = ("run", "model", "data", "samples", "prompts", "layers", "conditions", "outputs", "shards", "bytes", "head")
+    columns = (
+        "run",
+        "model",
+        "data",
+        "samples",
+        "prompts",
+        "layers",
+        "conditions",
+        "outputs",
+        "shards",
+        "bytes",
+        "head",
+    )
     rows = [dict(zip(columns, _summary(store, run))) for run in store.runs()]
     table = pa.table({name: [row[name] for row in rows] for name in columns})
     for name in ("prompts", "head"):

@@ -15,6 +15,7 @@ from layercache import queries
 from layercache.analyze import select
 from layercache.analyze.delta_p_data import Task
 from layercache.errors import AnalysisError
+from layercache.store import captured
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 
@@ -69,9 +70,7 @@ def asking(store: Store, model: str, data: str) -> Run:
 def _read(store: Store, query: str, run: Run) -> pl.DataFrame:
     """Run a query on the final layer of a run."""
     values = {"run": run.id, "layer": run.final_layer}
-    frame = pl.from_arrow(store.sql(queries.load_query(query).sql, values))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return captured.frame(store, queries.load_query(query).sql, **values)
 
 
 def _p_true(lines: pl.DataFrame) -> dict[str, float]:

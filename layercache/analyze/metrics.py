@@ -152,7 +152,17 @@ METRICS: dict[str, str] = {
 """Every metric that an analysis writes, and what it means."""
 
 WHOLE = frozenset(
-    "best_layer peak_layer converging_layer picked_layer left_out only_right only_base_right views dataset_copies".split()
+    [
+        "best_layer",
+        "peak_layer",
+        "converging_layer",
+        "picked_layer",
+        "left_out",
+        "only_right",
+        "only_base_right",
+        "views",
+        "dataset_copies",
+    ]
 )
 """Metrics whose values are layers or counts."""
 

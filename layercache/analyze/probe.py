@@ -90,8 +90,8 @@ def tasks(store: Store, problems: Sequence[Problem], spec: ProbingSpec, progress
         if not taken:
             raise AnalysisError(f"{where}: no row has states at every layer asked for; run `layercache extract` first")
     if not found:
-        for error in refused.values():
-            raise error
+        for first in refused.values():
+            raise first
     for note in refused:
         progress.note(note)
     return found

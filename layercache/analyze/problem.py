@@ -100,8 +100,8 @@ def problems(store: Store, spec: ProbingSpec, progress: Progress) -> list[Proble
                 found.append(problem)
                 notes.update(dict.fromkeys(said))
     if not found:
-        for error in refused.values():
-            raise error
+        for first in refused.values():
+            raise first
         raise AnalysisError(
             "no number, category or boolean labels: declare them with --label NAME:KIND when extracting"
         )

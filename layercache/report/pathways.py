@@ -114,10 +114,9 @@ def _sizes(groups: pl.DataFrame) -> list[str]:
     for (name,), own in groups.group_by("data", maintain_order=True):
         counts = []
         for group in _GROUPS:
-            n = own.filter(group=group)["n"]
-            ends = dict.fromkeys([f"{n.min():,}", f"{n.max():,}"] if len(n) else ["0"])
-            few = len(n) == 0 or int(n.min()) < FEW  # type: ignore[arg-type]
-            counts.append(" to ".join(ends) + (" (few)" if few else ""))
+            sizes = own.filter(group=group)["n"].to_list() or [0]
+            ends = dict.fromkeys(f"{size:,}" for size in (min(sizes), max(sizes)))
+            counts.append(" to ".join(ends) + (" (few)" if min(sizes) < FEW else ""))
         said.append(f"{plain(str(name))}: {counts[0]} flipped, {counts[1]} not")
     return said
 
