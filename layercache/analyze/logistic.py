@@ -1,7 +1,12 @@
-"""Logistic regression with an L2 penalty, binary and multinomial: scikit-learn's, cross-validated on given folds.
+"""Logistic regression with an L2 penalty, binary and multinomial: scikit-learn's own, cross-validated on given folds.
 
-With fewer rows than columns the columns are first rotated onto the rows' span by an exact thin QR, which
-changes no prediction and leaves less to fit.
+What is ours is how folds share their sums and how C is chosen, not the fit. `benchmarks/probe.py` holds it against plain
+StandardScaler and LogisticRegression in the same folds: at 4,000 rows and width 2,048 it takes 1.3 times theirs, all of it for
+fitting in float64 to a tolerance of 1e-5, which leaves probabilities within 4e-4 of the optimum where theirs, at the default
+tolerance, are within 6e-3; at width 384 it takes as long.
+
+With far fewer rows than columns the columns are first rotated onto the rows' span by an exact thin QR, which changes no
+prediction and leaves less to fit: 2.2 times faster at 300 rows and width 4,096, slower from about a fifth as many rows on.
 
 C is chosen inside the fitted part from PENALTIES by log loss on a held-back fifth of it: from the
 strongest on, stopping at the first that does no better.
@@ -35,6 +40,8 @@ T = TypeVar("T")
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C tried on standardised columns, the strongest penalty first."""
 _STEPS = 2000
+_ROTATED = 10
+"""Columns for each row from which on a rotation pays."""
 _ROUGH = 1e-3
 """Tolerance while C is chosen: far below what tells two of its values apart."""
 _NEVER = -1e4
@@ -49,7 +56,7 @@ class CrossValidated(NamedTuple):
 
 
 class Design(NamedTuple):
-    """Standardised rows in the coordinates that are fitted: z [n, r]; `basis` [d, r] leads back, None for r = d."""
+    """Standardised rows in the coordinates that are fitted: z [n, r]; `basis` [d, r] leads back, None where r = d."""
 
     z: Floats
     basis: Floats | None
@@ -225,7 +232,7 @@ def log_loss(scores: Floats, y: Ints) -> float:
 
 def _design(fitted: Floats, how: Scaling) -> Design:
     z = standardise(fitted, how)
-    if len(z) >= z.shape[1]:
+    if _ROTATED * len(z) > z.shape[1]:
         return Design(z, None)
     basis, rotated = np.linalg.qr(z.T)
     return Design(np.ascontiguousarray(rotated.T), basis)
