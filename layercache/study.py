@@ -255,6 +255,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         StoreError: there is no store at `path`.
     """
     from layercache.analyze import analyze as analyze_one
+    from layercache.analyze import reads
     from layercache.store import reader, results
 
     store = reader.open(path)
@@ -265,14 +266,15 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if spec.kind == "compare":
             # It reads what the others found, which is why it comes last.
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
-        found = results.find(path, spec.kind, settings, inputs)
+        found = results.find(path, spec.kind, settings, [*inputs, *reads(spec)])
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
         outcome = analyze_one(store, spec, progress)
-        done.append(
-            Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
-        )
+        # Named again: a model of the hub may have been fetched only now.
+        inputs += reads(spec)
+        kept = results.save(path, spec.kind, settings, inputs, outcome)
+        done.append(Analysed(spec.kind, outcome.results, kept, cached=False))
     return done
 
 

@@ -20,7 +20,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layercache.errors import QueryError
+from layercache import quantities
+from layercache.errors import QueryError, RecipeError
 from layercache.queries import list_queries, load_query
 from layercache.store import fence, reader
 from layercache.store.reader import Store
@@ -44,8 +45,6 @@ _MACROS = (
 )
 _WORD = re.compile(r"\w+")
 _CATALOGUE = re.compile(r"show|information_schema|(duckdb|pg|sqlite)_\w+")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
@@ -109,7 +108,10 @@ def run_query(
         StoreError: there is no store, or it is damaged.
         QueryError: the query is refused, fails, or goes over a limit; the message is one line.
     """
-    size = _bytes(memory)
+    try:
+        size = quantities.nbytes(memory)
+    except RecipeError as error:
+        raise QueryError(f"memory: {error}") from None
     try:
         query.encode()
     except UnicodeEncodeError:
@@ -175,14 +177,6 @@ def _named(query: str, store: Store) -> list[str]:
     named = [name for name in there if name in words]
     # DESCRIBE of nothing lists the tables.
     return list(there) if "describe" in words and not named else named
-
-
-def _bytes(memory: str) -> int:
-    """Read `2GB`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", memory)
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise QueryError(f"memory {memory!r} is not a size: write 512MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _plain(table: pa.Table) -> pa.Table:
