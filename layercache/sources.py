@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from layercache import nearest
 from layercache.errors import DataError
 
 Row = dict[str, Any]
@@ -178,7 +179,7 @@ def _read_demo(name: str) -> list[Row]:
     from layercache import demo  # only here: most data is the user's own
 
     if name not in demo.DATASETS:
-        raise DataError(f"no demo data set {name!r}; there are {', '.join(demo.DATASETS)}")
+        raise DataError(f"no demo data set {name!r}: {nearest.hint(name, demo.DATASETS)}")
     return [dict(row) for row in demo.rows(name)]
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from layercache.cli import completion
 from layercache.cli.options import format_option, json_option, quiet_option, set_option, store_option
 from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
 
 
 @click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
 @store_option
 @quiet_option
@@ -22,7 +23,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
     setting is TOML or plain text.
 
     \b
-    layercache run movies
+    layercache run demo --store demo-store
     layercache run movies --set models=gpt2,./my-llama --set data.source=action.csv
     """
     from dataclasses import asdict
@@ -43,7 +44,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 
 
 @click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
 @click.option("--dry-run", is_flag=True, help="Train nothing: say what is there, and what is wrong with the grid.")
 @format_option()
@@ -57,6 +58,7 @@ def finetune(recipe_name: str, settings: tuple[str, ...], dry_run: bool, fmt: st
     same recipe takes those that are there.
 
     \b
+    layercache finetune boolq_lora --dry-run
     layercache finetune boolq_lora --set finetune.r=1,16 --set finetune.alpha=1,16,256
     """
     import pyarrow as pa
