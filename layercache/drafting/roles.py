@@ -111,7 +111,7 @@ def _is_answer(column: Column, asked: Column | None) -> bool:
 
 
 def _is_category(column: Column) -> bool:
-    few = 2 <= column.distinct <= min(_CLASSES, max(2, column.rows // 5))
+    few = 2 <= column.distinct <= min(_CLASSES, column.rows // 2, max(2, column.rows // 5))
     return column.kind == "text" and few and column.words <= _LONG_CLASS
 
 

@@ -17,7 +17,12 @@ _PROMPT = """\
 
 def text(value: str) -> str:
     """Write a TOML basic string on one line."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
+
+
+def _escaped(one: str) -> str:
+    """Escape what would not be seen, or would act on a terminal: JSON leaves it as it is."""
+    return one if one.isprintable() else f"\\U{ord(one):08X}"
 
 
 def block(value: str) -> str:
