@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from layercache import __version__, dataset, recipe
+from layercache import __version__, dataset, nearest, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
@@ -301,7 +301,7 @@ def specs_to_run(path: Path, kinds: Sequence[str], overrides: dict[str, Any]) ->
     asked = [spec for study in kept for spec in study.analyze]
     for kind in kinds:
         if kind not in recipe.ANALYSES:
-            raise RecipeError(f"unknown analysis {kind!r}: use one of {', '.join(recipe.ANALYSES)}")
+            raise RecipeError(f"unknown analysis {kind!r}: {nearest.hint(kind, recipe.ANALYSES)}")
     chosen = [spec for spec in asked if not kinds or spec.kind in kinds]
     present = {spec.kind for spec in chosen}
     chosen += [recipe.ANALYSES[kind]() for kind in kinds if kind not in present]

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from layercache.cli import completion
 from layercache.cli.options import (
     device_names,
     devices_option,
@@ -33,10 +34,21 @@ DATA_OPTIONS = (
 
 
 @click.command()
-@click.argument("recipe_name", metavar="[RECIPE]", required=False)
+@click.argument("recipe_name", metavar="[RECIPE]", required=False, shell_complete=completion.recipes)
 @set_option
-@click.option("--model", "models", multiple=True, help="A folder, a hub name, or demo; may be repeated.")
-@click.option("--data", "source", help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=completion.models,
+    help="A folder, a hub name, or demo; may be repeated.",
+)
+@click.option(
+    "--data",
+    "source",
+    shell_complete=completion.sources,
+    help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.",
+)
 @click.option("--prompt", "template", help='Prompt template: "Title: {title}". Every field becomes a span.')
 @click.option("--name", help="What the data set is called in the store.")
 @click.option("--label", "labels", multiple=True, metavar="NAME:KIND", help="KIND: number, category, boolean, text.")
