@@ -76,7 +76,7 @@ def load(path: Path) -> Kept:
     """
     try:
         info = json.loads(path.with_name(path.name.removesuffix(".safetensors") + ".json").read_bytes())
-        tensors = load_file(path)
+        tensors = load_file(files.on_disk(path))
         if info["format"] > FORMAT:
             raise AnalysisError(f"{path} is in probe format {info['format']}: install a newer layercache")
         models = {

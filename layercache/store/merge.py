@@ -31,9 +31,9 @@ from layercache.store.publish import (
     copy_file,
     make_folder,
     one_line_errors,
+    place_file,
     publish_folder,
     staging,
-    sync,
     write_file,
 )
 from layercache.store.reader import Store
@@ -190,9 +190,7 @@ def _named_file(path: Path, final: Path, store: Path, merged: Merged) -> None:
         match = BESIDE_RUN.fullmatch(path.name)
         if not sha256.startswith(match["sha"] if match else path.stem[-16:]):
             raise StoreError(f"{path}: its sha256 is not the one in its name: run `layercache verify --repair`")
-        make_folder(final.parent)
-        (folder / path.name).replace(final)
-        sync(final.parent)
+        place_file(folder / path.name, final)
     merged.files += 1
     merged.bytes += final.stat().st_size
 

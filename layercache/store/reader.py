@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from layercache.errors import StoreError
 from layercache.outputs import one_row_a_token
-from layercache.store import manifest, rows, sequence
+from layercache.store import manifest, mirror, rows, sequence
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, exclusions, holdings
 from layercache.store.ids import read_ids
 from layercache.store.layout import (
@@ -50,10 +50,14 @@ if TYPE_CHECKING:
 def open(path: str | Path) -> "Store":
     """Open a store for reading; an empty directory is an empty store.
 
+    Args:
+        path: its directory, or the URL of a place in a bucket: `s3://bucket/prefix`, `gs://…`, `az://…`. Its small
+            files are then copied into the user's cache folder, and of the large ones fetched what is read.
+
     Raises:
-        StoreError: nothing is there, it is not a store, or it is in a newer format.
+        StoreError: nothing is there, it is not a store, or it is in a newer format; or the bucket cannot be read.
     """
-    store = Store(Path(path))
+    store = Store(mirror.located(path))
     check_store(store.path)
     store.runs()
     return store

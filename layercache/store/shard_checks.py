@@ -1,6 +1,5 @@
 """Checks one shard against its manifest, its run and the schema."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from layercache.errors import StoreError
-from layercache.store import manifest
+from layercache.store import files, manifest
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     MANIFEST,
     RUN_FILE,
@@ -239,9 +239,3 @@ def _read(file: Path, columns: list[str]) -> pl.DataFrame:
         frame = pl.from_arrow(parquet.read(columns=columns))
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import head, results, rows, sequence
+from layercache.store import head, mirror, results, rows, sequence
 from layercache.store.coverage import lost_by_replacing
 from layercache.store.layout import (
     CONDITION,
@@ -35,7 +35,8 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
 
     `deep` recomputes the sha256 of every file, and looks for keys that occur twice, states that are not
     finite, and outputs that lack rows of a sample without a reason being stored. The bytes of a `run.json`
-    are vouched for by the manifests of its shards, those of a manifest by its own last field.
+    are vouched for by the manifests of its shards, those of a manifest by its own last field. Of a store in a bucket
+    every byte is fetched anew.
 
     Returns:
         What is wrong; empty when all is well. Does not raise for anything it finds in the store.
@@ -44,6 +45,8 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
         StoreError: there is no store at all.
     """
     check_store(store)
+    if deep and mirror.of(store) is not None:
+        mirror.refresh(store, anew=True)
     problems: list[Problem] = []
     for path in (store / name for name in listed(store, RUN)):
         try:
