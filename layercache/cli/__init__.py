@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from layercache import __version__
+from layercache.cli.output import named
 from layercache.errors import LayercacheError
 
 COMMANDS = {
@@ -77,14 +78,8 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"error: {_one_line(_named(message))}", err=True)
+    click.echo(f"error: {_one_line(named(message))}", err=True)
     sys.exit(2)
-
-
-def _named(message: str) -> str:
-    """Name stores in buckets by their URLs; without having imported what knows them, no message speaks of one."""
-    mirror = sys.modules.get("layercache.store.mirror")
-    return message if mirror is None else str(mirror.told(message))
 
 
 def _one_line(message: str) -> str:

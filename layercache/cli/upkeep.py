@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from layercache.cli.options import json_option, quiet_option, store_option
-from layercache.cli.output import print_json, reporter
+from layercache.cli.options import StorePath, json_option, quiet_option, store_option
+from layercache.cli.output import named, print_json, reporter
 from layercache.errors import RecipeError
 
 
@@ -32,9 +32,9 @@ def verify(deep: bool, mend: bool, store: Path, as_json: bool) -> None:
         print_json({"problems": listed, "moved": [one._asdict() for one in moved], "left": len(left)})
     else:
         for problem in problems:
-            click.echo(str(problem))
+            click.echo(named(str(problem)))
         for one in moved:
-            click.echo(f"moved {one.path} to {one.to}")
+            click.echo(named(f"moved {one.path} to {one.to}"))
         click.echo(_verdict(len(problems), len(left), mend), err=True)
     sys.exit(1 if left else 0)
 
@@ -66,7 +66,7 @@ def gc(older_than: str, dry_run: bool, store: Path, as_json: bool) -> None:
         print_json({name: [one._asdict() for one in listed] for name, listed in done._asdict().items()})
         return
     for one in (*done.removed, *done.kept):
-        click.echo(f"{one.path}: {one.what}")
+        click.echo(named(f"{one.path}: {one.what}"))
     size = quantities.in_words(sum(one.bytes for one in done.removed))
     click.echo(f"{len(done.removed)} {'would be ' if dry_run else ''}removed, {size}", err=True)
 
@@ -100,7 +100,7 @@ def compact(run_names: tuple[str, ...], size: str, store: Path, quiet: bool, as_
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, metavar="STORE...", type=StorePath())
 @store_option
 @quiet_option
 @json_option
@@ -129,7 +129,7 @@ def merge(sources: tuple[Path, ...], store: Path, quiet: bool, as_json: bool) ->
             progress.note(note)
         size = quantities.in_words(one.bytes)
         click.echo(
-            f"{one.source}: new runs: {one.runs}, {one.shards} shards ({one.there} were there), {one.files} files,"
+            f"{named(str(one.source))}: new runs: {one.runs}, {one.shards} shards ({one.there} were there), {one.files} files,"
             f" {one.results} results, {size}"
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from layercache.errors import StoreError
 from layercache.store import manifest, reader, results, sequence
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     BESIDE_RUN,
     CONDITION,
@@ -37,7 +38,7 @@ from layercache.store.publish import (
     write_file,
 )
 from layercache.store.reader import Store
-from layercache.store.shard_checks import file_sha256, shard_problems
+from layercache.store.shard_checks import shard_problems
 from layercache.store.writer import check_writable
 
 _ADVICE = {"parquet": "; to have the rows of both, extract the whole data once more, which needs no forward pass"}

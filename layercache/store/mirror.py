@@ -11,12 +11,13 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from layercache.errors import StoreError
 from layercache.store.remote import index, keys, ranged, sync, upload
 from layercache.store.remote.address import is_url, parse
 from layercache.store.remote.bucket import MARKER, Bucket
+from layercache.store.remote.client import Object
 from layercache.store.remote.index import Held
 
 _FOLDER = "buckets"
@@ -125,6 +126,45 @@ def refresh(store: Path, *, anew: bool = False) -> sync.Listing:
     if bucket is None:
         raise StoreError(f"{store} is not the mirror of a bucket: give its URL")
     return sync.refresh(bucket, anew=anew)
+
+
+class Orphan(NamedTuple):
+    """What a killed writer left in a bucket, where no reader sees it."""
+
+    path: Path
+    """Where it would be in the mirror."""
+    what: str
+    bytes: int
+    modified: float
+    """When it was last written to, seconds since 1970."""
+
+
+def orphans(store: Path) -> list[Orphan]:
+    """List what killed writers left in the bucket; nothing of a store on the disk.
+
+    Raises:
+        StoreError: the bucket cannot be listed.
+    """
+    bucket = of(store)
+    if bucket is None:
+        return []
+    folders: dict[str, list[Object]] = {}
+    for one in sync.listing(bucket).orphans:
+        folders.setdefault(keys.unit(one.key), []).append(one)
+    return [
+        Orphan(
+            bucket.path(folder),
+            "unfinished work" if keys.is_hidden(folder) else "without a manifest",
+            sum(one.size for one in objects),
+            max(one.modified for one in objects),
+        )
+        for folder, objects in sorted(folders.items())
+    ]
+
+
+def beside(store: Path, file: str) -> Path:
+    """Return where something made of a store goes that is no part of it: into its folder; of a bucket's into this one."""
+    return store / file if of(store) is None else Path(file)
 
 
 def remote(path: Path | str) -> ranged.Remote | None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from layercache.errors import StoreError
 from layercache.outputs import one_row_a_token
 from layercache.store import manifest, mirror, rows, sequence
+from layercache.store.files import fetch_whole, open_parquet
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, exclusions, holdings
 from layercache.store.ids import read_ids
 from layercache.store.layout import (
@@ -37,7 +38,6 @@ from layercache.store.states import (
     LabelledMatrix,
     Matrix,
     Source,
-    open_parquet,
     read_states,
     unreadable,
     with_labels,
@@ -77,13 +77,13 @@ class Store:
         self._overlaps: dict[tuple[Path, ...], list[Exclusion]] = {}
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
+        return f"Store({mirror.name(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
 
     def _repr_html_(self) -> str:
         """Show the runs as a table in a notebook; text of the store is escaped."""
         from layercache import listing, table
 
-        return f"<p>Store <code>{table.html_text(str(self.path))}</code></p>{table.html(listing.runs(self))}"
+        return f"<p>Store <code>{table.html_text(mirror.name(self.path))}</code></p>{table.html(listing.runs(self))}"
 
     @property
     def frozen(self) -> bool:
@@ -117,7 +117,7 @@ class Store:
         known = [name for run in runs for name in (run.id, run.model)]
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"it holds {', '.join(run.id for run in runs) or 'no runs'}"
-        raise StoreError(f"no run {name!r} in {self.path}: {hint}")
+        raise StoreError(f"no run {name!r} in {mirror.name(self.path)}: {hint}")
 
     def data(self, run: Run | str) -> list[RowsInfo]:
         """List the data sets whose rows are stored for a run, by name, the newest rows file of each."""
@@ -405,6 +405,7 @@ class Store:
         """
         shards = self.shards(run, condition)
         schema = arrow_schema(TABLES[SAMPLES].columns)
+        fetch_whole(shard.path / f"{SAMPLES}.parquet" for shard in shards)
         tables = [_read(shard, SAMPLES, schema.names).select(schema.names).cast(schema) for shard in shards]
         frame = pl.from_arrow(pa.concat_tables([schema.empty_table(), *tables]))
         assert isinstance(frame, pl.DataFrame)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from layercache.errors import StoreError
-from layercache.store import files, manifest
+from layercache.store import manifest
+from layercache.store.files import open_parquet
 from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     MANIFEST,
@@ -23,7 +24,6 @@ from layercache.store.layout import (
     shard_name,
 )
 from layercache.store.schema import TABLES, Table, arrow_schema
-from layercache.store.states import open_parquet
 
 ADVICE = ": run `layercache verify`"
 RUN_CHANGED = f"{RUN_FILE} is not the one the shard was written for"

@@ -6,6 +6,7 @@ from pathlib import Path
 from layercache.errors import StoreError
 from layercache.store import head, mirror, results, rows, sequence
 from layercache.store.coverage import lost_by_replacing
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     CONDITION,
     MANIFEST,
@@ -25,7 +26,7 @@ from layercache.store.layout import (
     refuse_link,
 )
 from layercache.store.reader import Store
-from layercache.store.shard_checks import LINK, RUN_CHANGED, Problem, file_sha256, shard_problems, told
+from layercache.store.shard_checks import LINK, RUN_CHANGED, Problem, shard_problems, told
 
 __all__ = ["Problem", "verify"]
 

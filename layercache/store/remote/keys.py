@@ -51,7 +51,8 @@ def whole(keys: Iterable[str]) -> tuple[list[str], list[str]]:
     """Part keys into those that a mirror holds and those of folders without a manifest, which do not exist."""
     known = [key for key in keys if kind(key) is not None]
     there = {key.removesuffix(f"/{MANIFEST}") for key in known if key.endswith(f"/{MANIFEST}")}
-    held, orphans = [], []
+    held: list[str] = []
+    orphans: list[str] = []
     for key in known:
         folder = unit(key)
         (held if folder == key or folder in there else orphans).append(key)

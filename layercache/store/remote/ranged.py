@@ -167,7 +167,9 @@ def for_all(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 def whole(remote: Remote) -> Path:
     """Return an object as a file of the cache, for what has to be mapped; it may be removed once it is open."""
-    path = remote.cache.path(str(remote.client.address), remote.client.address.endpoint, remote.key, remote.etag, "file")
+    path = remote.cache.path(
+        str(remote.client.address), remote.client.address.endpoint, remote.key, remote.etag, "file"
+    )
     if not path.exists():
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
@@ -187,7 +189,9 @@ def _open(remote: Remote) -> BlockFile:
         return BlockFile(remote.cached, remote.size)
     except OSError as error:
         folder = remote.cache.folder
-        raise StoreError(f"cannot write the cache {folder} ({error.strerror}): set LAYERCACHE_CACHE to a folder of yours") from error
+        raise StoreError(
+            f"cannot write the cache {folder} ({error.strerror}): set LAYERCACHE_CACHE to a folder of yours"
+        ) from error
 
 
 def _pieces(spans: Iterable[Span]) -> list[Span]:

@@ -32,7 +32,7 @@ class Listing(NamedTuple):
     orphans: list[Object]
     """Files of folders without a manifest, and unfinished work: what a killed writer leaves."""
     empty: bool
-    """Whether there is nothing of a store."""
+    """Whether there is nothing at all; a trace of a writer in `.tmp` makes it an empty store."""
 
 
 def listing(bucket: Bucket) -> Listing:
@@ -51,7 +51,7 @@ def listing(bucket: Bucket) -> Listing:
         raise not_a_store(bucket)
     held, orphans = keys.whole(found)
     left = [one for key, one in found.items() if key.startswith(f"{TEMPORARY}/")]
-    return Listing({key: found[key] for key in held}, [*(found[key] for key in orphans), *left], not known)
+    return Listing({key: found[key] for key in held}, [*(found[key] for key in orphans), *left], not found)
 
 
 def _check_further(bucket: Bucket, found: Iterable[str]) -> None:
