@@ -277,8 +277,8 @@ def _result(connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> p
 def _answer(request: dict[str, Any], out: BinaryIO) -> None:
     """Run the query and write its result as it comes."""
     connection = _connect(request["memory"])
-    if request["lines"]:
-        _read_over(connection, request["lines"])
+    if lines := request.get("lines"):
+        _read_over(connection, lines)
     reader = _result(connection, request)
     size = 0
     with pa.ipc.new_stream(out, reader.schema) as writer:

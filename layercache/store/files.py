@@ -20,7 +20,7 @@ from layercache.store.remote.blocks import Span
 _MAGIC = b"PAR1"
 _TAIL = (4096, 65536)
 """The least and the most that is read to find a file's footer: more of a larger file, of which it is nothing."""
-_TAIL_PART = 64
+_TAIL_PART = 512
 _CHUNK = 64 * 2**20
 """Read at once of a file that is read whole: of a bucket's, several requests."""
 _ENDING = struct.Struct("<I4s")

@@ -169,7 +169,7 @@ def _reader_of(store: Path) -> duck.Read:
 
 
 def _request(
-    path: Path, query: str, params: Mapping[str, Any], memory: int, timeout: float, lines: Sequence[int]
+    path: Path, query: str, params: Mapping[str, Any], memory: int, timeout: float, lines: Sequence[int] = ()
 ) -> bytes:
     """Return what the fenced process is asked; of a mirror it reads the large files over some `lines`."""
     root = os.path.realpath(path)
