@@ -30,7 +30,11 @@ _PATIENCE = {
 """By what is done: the client's limits, how often a request is repeated, and for how many seconds."""
 _CHUNK = 8 * 2**20
 _QUOTED = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+_DENIED = re.compile(r"status code: 40[13]\b")
+"""Of a refused listing obstore does not say by an exception of its own that it was refused."""
 _LONGEST = 200
+PAGE = 1000
+"""Keys of a listing that are looked at together."""
 
 
 class Object(NamedTuple):
@@ -51,13 +55,13 @@ class Client:
         self._stores: dict[str, Any] = {}
 
     def objects(self, prefix: str = "", after: str = "") -> Iterator[list[Object]]:
-        """Yield the objects below a key in the order of their keys, a thousand at once.
+        """Yield the objects below a key in the order of their keys, `PAGE` at once.
 
         Raises:
             StoreError: there is no such bucket, it may not be listed, it cannot be reached, or a key is no path.
         """
         with self._told("list"):
-            stream = self._store("ask").list(prefix or None, offset=after or None, chunk_size=1000)
+            stream = self._store("ask").list(prefix or None, offset=after or None, chunk_size=PAGE)
         while True:
             with self._told("list"):
                 try:
@@ -247,6 +251,7 @@ def _explained(error: BaseException, address: Address, doing: str, key: str) -> 
     text = str(error)
     place = f"{address}/{key}" if key else str(address)
     denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError | PermissionError)
+    denied |= _DENIED.search(text) is not None
     if denied and doing == "write":
         return PermissionError(errno.EACCES, f"no permission to write {place}")
     if denied:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from layercache.errors import StoreError
 from layercache.store.layout import MANIFEST, QUARANTINE, RUN_FILE, TEMPORARY
-from layercache.store.remote import index, keys, ranged
+from layercache.store.remote import client, index, keys, ranged
 from layercache.store.remote.bucket import Bucket
 from layercache.store.remote.client import Object
 from layercache.store.remote.index import Held
@@ -44,7 +44,7 @@ def listing(bucket: Bucket) -> Listing:
     found: dict[str, Object] = {}
     for chunk in bucket.client.objects():
         found.update((one.key, one) for one in chunk)
-        if len(found) <= len(chunk) == 1000 and not any(map(keys.is_of_a_store, found)):
+        if len(found) <= len(chunk) == client.PAGE and not any(map(keys.is_of_a_store, found)):
             _check_further(bucket, found)
     known = any(map(keys.is_of_a_store, found))
     if not known and not all(map(keys.is_hidden, found)):
@@ -55,7 +55,7 @@ def listing(bucket: Bucket) -> Listing:
 
 
 def _check_further(bucket: Bucket, found: Iterable[str]) -> None:
-    """Look whether anything of a store comes after a thousand keys of other things, without listing all of those."""
+    """Look whether anything of a store comes after many keys of other things, without listing all of those."""
     for opening in ("recipes/", "results/", "run="):
         if opening > max(found):
             later = next(bucket.client.objects(after=opening), [])
