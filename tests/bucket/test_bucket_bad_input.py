@@ -21,6 +21,7 @@ from layercache.errors import StoreError
 from layercache.store import mirror
 from layercache.store.remote import client, keys
 
+
 def refused(call: Call, *arguments: object) -> str:
     called = call(*arguments)
     assert (called.code, called.out) == (2, "")
@@ -95,8 +96,18 @@ def test_an_endpoint_that_does_not_answer(
     assert line.startswith("cannot list s3://bucket/x at ")
 
 
+def test_http_without_encryption_has_to_be_allowed(call: Call, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://elsewhere.invalid:9000")
+    line = refused(call, "ls", "--store", "s3://bucket/x")
+    assert line.startswith("http://elsewhere.invalid:9000 speaks HTTP without encryption: set AWS_ALLOW_HTTP=true")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    assert refused(call, "ls", "--store", "s3://bucket/x").startswith("cannot list s3://bucket/x at http://elsewhere")
+
+
 def test_a_server_that_only_fails_is_given_up_after_three_attempts(call: Call, server: Server, url: str) -> None:
-    server.hook = lambda method, path, query: Refusal("503 Service Unavailable", "SlowDown", "Reduce your request rate.")
+    server.hook = lambda method, path, query: Refusal(
+        "503 Service Unavailable", "SlowDown", "Reduce your request rate."
+    )
     server.requests.clear()
     line = refused(call, "ls", "--store", url)
     assert line.startswith(f"cannot list {url} at {server.url} (Reduce your request rate.)")

@@ -184,7 +184,11 @@ def test_the_fence_sees_no_credentials_and_no_other_file(
 def test_polars_scans_only_what_a_filter_needs(both: tuple[Path, str], elsewhere: None) -> None:
     local, url = both
     frames = [
-        layercache.open(where).scan("hidden", "org/tiny", "clean").filter(layer=2).collect().sort("sample_id", "pooling")
+        layercache.open(where)
+        .scan("hidden", "org/tiny", "clean")
+        .filter(layer=2)
+        .collect()
+        .sort("sample_id", "pooling")
         for where in (local, url)
     ]
     assert len(frames[0]) > 20

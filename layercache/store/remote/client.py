@@ -23,7 +23,7 @@ _ATTEMPTS = 4
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = timedelta(seconds=5)
 _PATIENCE = {
-    "ask": ({"connect_timeout": "4s", "timeout": "30s"}, 2, 15),
+    "ask": ({"connect_timeout": "4s", "timeout": "10s"}, 2, 12),
     "read": ({"connect_timeout": "5s", "read_timeout": "30s", "timeout": "15m"}, 6, 60),
     "write": ({"connect_timeout": "5s", "timeout": "30m"}, 6, 60),
 }
@@ -268,6 +268,8 @@ def _explained(error: BaseException, address: Address, doing: str, key: str) -> 
         return StoreError(f"no credentials for {address}: set {_who(address)}; of a public bucket AWS_SKIP_SIGNATURE=1")
     if "redirect" in text.lower():
         return StoreError(f"{address} is in another region or at another endpoint: set AWS_REGION or AWS_ENDPOINT_URL")
+    if address.endpoint.startswith("http://") and not _plain_http(address):
+        return StoreError(f"{address.endpoint} speaks HTTP without encryption: set AWS_ALLOW_HTTP=true to allow it")
     at = f" at {address.endpoint}" if address.endpoint else ""
     return StoreError(f"cannot {doing} {place}{at} ({_short(error)}): check the network and {_where(address)}")
 
