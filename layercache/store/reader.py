@@ -67,7 +67,7 @@ class Store:
     """A store that is open for reading. Wherever a run is asked for, its name will do (see `run`).
 
     A published shard never changes, so what was read of one is remembered; new runs, shards and rows are
-    seen at the next call.
+    seen at the next call, of a store in a bucket those of other machines when it is opened again.
     """
 
     def __init__(self, path: Path) -> None:
