@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from layercache import __version__, dataset, nearest, recipe
@@ -89,11 +89,11 @@ def run(study: recipe.Recipe, store: Path, progress: Progress, *, devices: Seque
     report, charts = None, []
     if analysed:
         from layercache import report as reports
-        from layercache.store import reader
+        from layercache.store import mirror, reader
 
         opened = reader.open(store)
-        report = reports.build(opened, store / "report.html", study.report, study.title)
-        charts = reports.write_charts(opened, store / "charts")
+        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, study.title)
+        charts = reports.write_charts(opened, mirror.beside(store, "charts"))
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts, tuned)
 
 
@@ -115,9 +115,11 @@ def finetune(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: 
 
 def _tune(study: recipe.Recipe, data: "Dataset", store: Path, progress: Progress, *, only_find: bool) -> "list[Tuned]":
     from layercache.extract.finetune import finetune as tune
+    from layercache.store import mirror
 
     assert study.finetune is not None
-    out = Path(study.finetune.out) if study.finetune.out else store.with_name(f"{store.name}-adapters")
+    folder = Path(PurePosixPath(mirror.name(store)).name) if mirror.of(store) else store
+    out = Path(study.finetune.out) if study.finetune.out else folder.with_name(f"{folder.name}-adapters")
     return [
         tune(model, data, study.finetune, study.extract, out, progress, only_find=only_find)
         for model in study.models

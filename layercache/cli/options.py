@@ -13,17 +13,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "markdown")
 
 
+class StorePath(click.Path):
+    """A directory, or the URL of a place in a bucket, which becomes the directory that mirrors it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the store."""
+        if "/" not in str(value) or ":" not in str(value).partition("/")[0]:
+            return super().convert(value, param, ctx)
+        from layercache.store import mirror
+
+        return mirror.located(value)
+
+
 def store_option(command: F) -> F:
     """Add `--store`, which every command takes."""
     return click.option(
         "--store",
-        type=click.Path(path_type=Path),
+        type=StorePath(),
+        metavar="PATH|URL",
         default=Path("store"),
         envvar="LAYERCACHE_STORE",
         show_default=True,
         show_envvar=True,
         callback=_remember,
-        help="Directory of the store.",
+        help="Directory of the store, or a bucket: s3://bucket/prefix.",
     )(command)
 
 
