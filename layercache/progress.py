@@ -29,6 +29,17 @@ class Progress:
         """Say one line that the user should see (a count of rows left out, a fallback chosen)."""
 
 
+class Notes(Progress):
+    """Keeps what is said, to be said elsewhere."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep one line."""
+        self.texts.append(text)
+
+
 class _LineTask(Task):
     """Prints a line at the start of the work's end and every `every` seconds between."""
 

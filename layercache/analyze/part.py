@@ -1,6 +1,6 @@
 """One label on the states of one feature, as `probe_depth` looks into it: what is fitted, and what has been found."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -34,6 +34,18 @@ class Part:
     def metric(self) -> str:
         """The metric by which layers are compared."""
         return MAIN[self.given.label.kind]
+
+    def blank(self) -> "Part":
+        """Return the same without what was found, nor the prompts: what one more layer is looked at with."""
+        given = replace(self.given, texts=[])
+        return Part(given, self.feature, self.targets, self.resamples)
+
+    def take(self, found: "Part") -> None:
+        """Add what another one found."""
+        self.models |= found.models
+        self.main |= found.main
+        self.rows += found.rows
+        self.scores += found.scores
 
     def key(self, **further: Any) -> Row:
         """Return the columns that say what a number is of."""

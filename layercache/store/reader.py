@@ -1,7 +1,8 @@
 """Reads a store. Files are found through manifests, never by a wildcard; what is held twice counts once."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -59,11 +60,17 @@ def open(path: str | Path) -> "Store":
     return store
 
 
+@lru_cache(maxsize=8)
+def _open_again(path: Path) -> "Store":
+    """Open a store that was pickled, once in this process."""
+    return Store(path)
+
+
 class Store:
     """A store that is open for reading. Wherever a run is asked for, its name will do (see `run`).
 
     A published shard never changes, so what was read of one is remembered; new runs, shards and rows are
-    seen at the next call.
+    seen at the next call. Pickled it is its path, and what it remembers stays behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,6 +78,9 @@ class Store:
         self._shards: dict[Path, dict[str, ShardInfo]] = {}
         self._ids: dict[Path, pa.Array] = {}
         self._overlaps: dict[tuple[Path, ...], list[Exclusion]] = {}
+
+    def __reduce__(self) -> "tuple[Callable[[Path], Store], tuple[Path]]":
+        return _open_again, (self.path,)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"

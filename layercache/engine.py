@@ -1,0 +1,243 @@
+"""Where independent pieces of work are done: in this process, or on Ray.
+
+    with engine.on("ray", "auto"):
+        for found in engine.each(fit, layers, what="probe"):
+            ...
+
+Code that loops over independent items calls `each` and does not ask where it runs. Ray is imported only when it is asked for.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+from layercache.errors import LayercacheError
+
+Name = Literal["local", "ray"]
+NAMES: tuple[str, ...] = get_args(Name)
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
+
+OBJECT_STORE = 200 * 2**20
+"""Bytes of shared memory that a Ray started here has: what crosses it is small."""
+_DIAL, _JOIN = 5.0, 40.0
+"""Seconds in which a cluster has to take a connection, and to take a driver in."""
+_RETRIES = 3
+"""Times that a piece of work is done again when the process that did it dies."""
+_AHEAD = 2
+"""Pieces handed over for every processor, so that none waits for the next one."""
+_JOINING = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+
+
+class Cluster(NamedTuple):
+    """What Ray offers: processors, GPUs, and machines that have either."""
+
+    cpus: int
+    gpus: int
+    nodes: int
+
+
+_cluster: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
+_cores: ContextVar[int | None] = ContextVar("cores", default=None)
+_kept: tuple[str, Callable[[Any], Any]] | None = None
+"""On a worker: the function of the last piece of work, so that what it has read is not read again for the next."""
+
+
+def cluster() -> Cluster | None:
+    """Return the Ray cluster that work is done on; None where it is done in this process."""
+    return _cluster.get()
+
+
+def cores() -> int:
+    """Return how many processors this process may use: all of them, on a worker of Ray those it was given."""
+    return _cores.get() or os.cpu_count() or 1
+
+
+def each(function: Callable[[I], R], items: Iterable[I], *, what: str) -> Iterator[R]:
+    """Apply a function to items that are independent of one another; yield what it returns, in their order.
+
+    In this process an item is done when it is asked for. On Ray the items are done on as many processors as there are, one
+    each; the function is shipped once, pickled by value, so it should hold a `Store`, which is opened again by its path,
+    rather than what is in one. What a process that dies was doing is done again.
+
+    Args:
+        function: takes one item; must change nothing that another call sees.
+        items: small and picklable.
+        what: what is done, for the message where it cannot be.
+
+    Raises:
+        LayercacheError: the function's own errors come as they are; or the processes that do an item keep dying.
+    """
+    here = _cluster.get()
+    if here is None:
+        yield from map(function, items)
+    else:
+        yield from _each_on_ray(function, items, what, here)
+
+
+def _each_on_ray(function: Callable[[I], R], items: Iterable[I], what: str, here: Cluster) -> Iterator[R]:
+    import ray
+
+    shared = ray.put(function)
+    call = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            waiting.append(call.remote([shared], item))
+            if len(waiting) >= _AHEAD * here.cpus:
+                yield _taken(waiting.popleft(), what)
+        while waiting:
+            yield _taken(waiting.popleft(), what)
+    finally:
+        for one in waiting:
+            ray.cancel(one)
+
+
+def _taken(result: Any, what: str) -> Any:
+    import ray
+
+    try:
+        found, error = ray.get(result)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as lost:
+        raise died(what, lost) from lost
+    if error is not None:
+        raise error
+    return found
+
+
+def _call(shared: list[Any], item: Any) -> tuple[Any, LayercacheError | None]:
+    """Do one item on a worker. The user's errors are returned: what Ray raises is a traceback."""
+    import ray
+
+    global _kept
+    name = shared[0].hex()
+    if _kept is None or _kept[0] != name:
+        _kept = (name, ray.get(shared[0]))
+    _cores.set(1)
+    try:
+        return _kept[1](item), None
+    except LayercacheError as error:
+        return None, error
+
+
+def died(what: str, error: Exception) -> LayercacheError:
+    """Say that processes of Ray keep dying over a piece of work."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return LayercacheError(
+        f"{what}: Ray lost the process that did it {_RETRIES + 1} times ({reason}); if it ran out of memory use fewer"
+        " workers. What is published is safe, and the same command does the rest"
+    )
+
+
+@contextmanager
+def on(
+    name: str, address: str | None = None, *, cpus: int | None = None, temp: Path | None = None
+) -> Iterator[Cluster | None]:
+    """Let `each` work elsewhere for a while.
+
+    Args:
+        name: `local`, this process; or `ray`.
+        address: of a running cluster: `auto` (the one on this machine), `host:6379` from a machine that belongs to it,
+            `ray://host:10001` from one that does not. Without one that of the variable RAY_ADDRESS; where there is none
+            either, Ray is started on this machine and stopped again.
+        cpus: processors that a Ray started here counts; all when not given.
+        temp: where a Ray started here puts its logs and sockets; a short path. RAY_TMPDIR, else /tmp/ray, when not given.
+
+    Raises:
+        LayercacheError: an unknown name, Ray is not installed, or no cluster answers.
+    """
+    if name not in NAMES:
+        raise LayercacheError(f"no engine {name!r}: use one of {', '.join(NAMES)}")
+    if name == "local":
+        if address is not None:
+            raise LayercacheError(f"--address {address} is of a Ray cluster: add --engine ray")
+        yield None
+        return
+    ours = _connect(address or os.environ.get("RAY_ADDRESS") or None, cpus, temp)
+    try:
+        token = _cluster.set(_look())
+        try:
+            yield _cluster.get()
+        finally:
+            _cluster.reset(token)
+    finally:
+        if ours:
+            import ray
+
+            ray.shutdown()
+
+
+def _look() -> Cluster:
+    import ray
+
+    found = ray.cluster_resources()
+    nodes = sum(bool(one["Alive"] and one["Resources"].get("CPU")) for one in ray.nodes())
+    return Cluster(max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)), max(1, nodes))
+
+
+def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
+    """Connect to a cluster or start one; return whether that is ours to end."""
+    # Before the import: what Ray sends home, and says, is settled there.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise LayercacheError("the engine ray is not installed: pip install 'layercache[ray]'") from error
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address in (None, "local"):
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
+            _temp_dir=None if temp is None else str(temp.resolve()),
+            **quiet,
+        )
+        return True
+    assert address is not None
+    _dial(address)
+    _rehearse(address)
+    ray.init(address, **quiet)
+    return True
+
+
+def _dial(address: str) -> None:
+    """See whether anything takes a connection at host:port; `auto` has to be asked."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise LayercacheError(f"--address {address!r} is none of a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _rehearse(address: str) -> None:
+    """Join the cluster in a process that can be stopped: Ray waits for minutes, or ends the process that it is in."""
+    try:
+        done = subprocess.run([sys.executable, "-c", _JOINING, address], capture_output=True, text=True, timeout=_JOIN)
+    except subprocess.TimeoutExpired as error:
+        raise _unreachable(address, f"nothing that speaks for a cluster within {_JOIN:.0f} s") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise _unreachable(address, lines[-1].strip() if lines else f"exit code {done.returncode}")
+
+
+def _unreachable(address: str, reason: str) -> LayercacheError:
+    return LayercacheError(
+        f"no Ray cluster answers at {address} ({reason}): start one with `ray start --head`, use ray://HOST:10001 from a"
+        " machine that is not part of it, or leave --address out to start one here"
+    )
