@@ -10,14 +10,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
 
-from layercache.conditions import Condition
+from layercache import parts
+from layercache.conditions import CONTROL_PATCH, PATCH, Condition
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
 from layercache.extract import (
@@ -41,6 +42,7 @@ from layercache.extract.conditions import stage
 from layercache.extract.conditions.given import Given
 from layercache.extract.conditions.stage import Stage
 from layercache.extract.generation import generate
+from layercache.extract.kept import Kept
 from layercache.extract.loop import CHECKED, Loop, split_texts
 from layercache.extract.loop import budget as loop_budget
 from layercache.extract.model import Model, Plan
@@ -50,6 +52,7 @@ from layercache.extract.select import Selection
 from layercache.extract.summary import Summary, told
 from layercache.extract.tokenize import Sample, Samples, tokenize
 from layercache.outputs import Lens
+from layercache.parts import Part
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.rows import row_frame
@@ -61,29 +64,66 @@ from layercache.store.schema import CAPTURE_SCHEMA
 _MEASURED_BATCHES = 12
 """Batches that a measuring dry run takes, two to warm up among them."""
 
+_OF_WEIGHTS = ("weights", "config", "adapter", "dtype", "quantization", "attention", "compile")
+"""What of a run's settings makes the model in memory another one."""
+
 Groups = list[tuple[Outputs, list[Sample]]]
 
 
 @dataclass
 class _Job:
-    """One model on one data set: everything known before the weights are read."""
+    """One model on one data set: everything known before the weights are read.
+
+    Attributes:
+        tokenized: the prompts' samples.
+        samples: the same, or those of prompt and answer.
+        part: the samples that are run; those of `samples` are all of them, which others are drawn from.
+        prompts: sample id → its prompt's sample id, for samples of prompt and answer.
+    """
 
     spec: ExtractSpec
     data: Dataset
     plan: Plan
     tokenizer: Any
+    tokenized: Samples
     samples: Samples
     selection: Selection
     context: int | None
     run_spec: dict[str, Any]
     summary: Summary
     conditions: list[Condition]
+    kept: Kept
     asked: answers.Asked | None = None
     answered: answers.Answered | None = None
+    part: Part | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Outputs:
-        return select.named(self.selection)
+        return self.now(self.selection)
+
+    def now(self, selection: Selection) -> Outputs:
+        """Name the outputs of a selection that need not wait."""
+        return {name: layers for name, layers in select.named(selection).items() if name not in self.summary.waiting}
+
+    @property
+    def drawn_from_all(self) -> list[str]:
+        """What depends on all samples: conditions whose donors are drawn from them, outputs that some of them have."""
+        chosen = select.spectral(map(str, self.selection)) if self.spec.spectrum_sample is not None else set()
+        return [one.name for one in self.conditions if one.kind in (PATCH, CONTROL_PATCH)] + sorted(chosen)
+
+    def mine(self, sample_id: str) -> bool:
+        """Tell whether a sample is in the part that is run; one with an answer is where its prompt is."""
+        return self.part is None or parts.holds(self.part, self.prompts.get(sample_id, sample_id))
+
+    def own(self) -> list[Sample]:
+        """Return the samples of the part."""
+        return [sample for one, sample in self.samples.distinct.items() if self.mine(one)]
+
+    def load(self) -> Model:
+        """Return the model, read once."""
+        identity = {one: self.run_spec.get(one) for one in _OF_WEIGHTS}
+        return self.kept.load(self.plan, layout.canonical_json(identity))
 
 
 def extract(
@@ -96,6 +136,8 @@ def extract(
     *,
     shard_bytes: int = SHARD_BYTES,
     shard_seconds: float = SHARD_SECONDS,
+    part: Part | None = None,
+    kept: Kept | None = None,
 ) -> Summary:
     """Store what a model says of a data set; only what the store lacks costs a forward pass.
 
@@ -103,6 +145,9 @@ def extract(
         dry_run: only say what would be done and what it takes; writes nothing and reads no weights but to hash
             them. With `measure` the model is loaded and a few batches are run, to say how long it takes.
         shard_bytes, shard_seconds: a shard is published when either is reached.
+        part: run only the samples of this part; rows are stored whole, and what a condition draws is drawn from all.
+            What cannot be known before every prompt has its answer is left, and named in `Summary.waiting`.
+        kept: holds the model and the samples from one call to the next, for calls that share them.
 
     Raises:
         ModelError: the model cannot be loaded or read, or fails its self-check.
@@ -111,7 +156,7 @@ def extract(
     """
     started = time.monotonic()
     writer.check_writable(store)
-    job = _prepare(model_spec, data, spec)
+    job = _prepare(model_spec, data, spec, part, Kept() if kept is None else kept)
     for note in job.summary.notes:
         progress.note(note)
     if dry_run:
@@ -124,7 +169,7 @@ def extract(
     return job.summary
 
 
-def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
+def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part | None, kept: Kept) -> _Job:
     """Find the model, tokenise the data and settle what is captured."""
     found = checkpoint.find(
         model_spec.model,
@@ -151,7 +196,12 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
         reference.check(plan)
     tokenizer = model.load_tokenizer(found)
     context = model.context_length(plan, tokenizer)
-    samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate)
+    run_spec = _run_spec(found, plan, tokenizer, data, context if spec.truncate else None)
+    samples = kept.samples(
+        data,
+        (run_spec["tokenizer"], run_spec["chat_template"], context, spec.truncate),
+        lambda: tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate),
+    )
     asked = answers.asked(spec, data, plan)
     select.check_spans(selection, samples, () if asked is None else (answers.ANSWER, answers.EXACT))
     select.check_vocabulary(plan, samples, tokenizer)
@@ -167,15 +217,31 @@ def _prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec) -> _Job:
     if sampled < len(samples.distinct) and select.spectral(map(str, selection)):
         notes.append(f"statistics that take a spectrum are taken of {sampled:,} of {len(samples.distinct):,} samples")
     name = found.name if quantized is None else f"{found.name}-{quantized}"
-    summary = Summary("", name, data.name, rows=len(samples.of_row), samples=len(samples.distinct), notes=notes)
-    summary.absent = {} if asked else _absent(selection, samples.distinct.values())
-    run_spec = _run_spec(found, plan, tokenizer, data, context if spec.truncate else None)
+    summary = Summary("", name, data.name, rows=len(samples.of_row), notes=notes, part=part and str(part))
     run_spec["quantization"] = quantize.identity(quantized)
     if asked:
         run_spec["answer"] = asked.settings.as_json()
     later = (answers.ANSWER, answers.EXACT) if asked else ()
     conditions = stage.asked(spec, samples, plan.structure.n_layers, later)
-    return _Job(spec, data, plan, tokenizer, samples, selection, context, run_spec, summary, conditions, asked)
+    job = _Job(
+        spec=spec,
+        data=data,
+        plan=plan,
+        tokenizer=tokenizer,
+        tokenized=samples,
+        samples=samples,
+        selection=selection,
+        context=context,
+        run_spec=run_spec,
+        summary=summary,
+        conditions=conditions,
+        kept=kept,
+        asked=asked,
+        part=part,
+    )
+    summary.samples = len(job.own())
+    summary.absent = {} if asked else _absent(selection, job.own())
+    return job
 
 
 def _run_spec(found: Checkpoint, plan: Plan, tokenizer: Any, data: Dataset, max_length: int | None) -> dict[str, Any]:
@@ -221,10 +287,11 @@ def _plan_only(job: _Job, store: Path) -> Groups:
         known = run is not None
         groups, new = _missing(job, held) if known else ([], 0)
         prompts, unheard = unheard, _foresee_answers(job, job.asked, unheard, known=known)
+        prompts = [one for one in prompts if job.mine(one.id)]
         foreseen = {one.id: one for one in unheard}
-        for outputs, ids in select.missing(Holdings({}, []), job.outputs, list(foreseen), job.spec):
+        for outputs, ids in select.missing(Holdings({}, []), job.outputs, list(foreseen), job.spec, job.mine):
             groups.append((outputs, [foreseen[one] for one in ids]))
-        new += len(unheard)
+        new += sum(map(job.mine, foreseen))
     stages = _stages(job, opened, run)
     _count(job, groups, new, stages)
     groups = [*groups, *stage.groups(stages)]
@@ -232,7 +299,7 @@ def _plan_only(job: _Job, store: Path) -> Groups:
     job.summary.dry_run = True
     job.summary.estimate = _estimate(job, groups, with_head=_lacks_head(job, run))
     if job.asked is not None:
-        job.summary.estimate["generations"] = answers.estimated_bytes(job.asked, job.plan, prompts)
+        job.summary.estimate["generations"] = answers.estimated_bytes(job.asked, job.plan.structure.width, prompts)
     if job.spec.generate_layers and job.summary.estimate["generations"]:
         job.summary.notes.append("generated texts are counted at their full length: they may take less")
     job.summary.free_bytes = estimate.free_bytes(store)
@@ -245,8 +312,11 @@ def _foresee_answers(job: _Job, asked: answers.Asked, prompts: list[Sample], *, 
     found = answers.foreseen(asked, prompts)
     before = job.samples.distinct if known else {}
     job.samples = Samples({**before, **{one.id: one for one in found}}, job.samples.of_row)
-    job.summary.samples, job.summary.new_answers = len(job.samples.distinct), len(prompts)
-    if prompts:
+    job.prompts |= {one.id: prompt.id for one, prompt in zip(found, prompts, strict=True)}
+    _wait(job, prompts)
+    own = sum(job.mine(one.id) for one in prompts)
+    job.summary.samples, job.summary.new_answers = len(job.own()), own
+    if own:
         most = asked.settings.max_new_tokens
         job.summary.notes.append(
             f"answers that are not generated yet are counted at their full length of {most:,} tokens"
@@ -256,24 +326,30 @@ def _foresee_answers(job: _Job, asked: answers.Asked, prompts: list[Sample], *, 
 
 def _take_answers(job: _Job, asked: answers.Asked, store: reader.Store, run: layout.Run) -> list[Sample]:
     """Let the job's samples be prompt and answer, where there is one; return the prompts' that have none."""
-    job.answered = answers.answered(asked, job.data, job.samples, job.tokenizer, store, run)
-    job.samples = job.answered.samples
+    job.answered = answers.answered(asked, job.data, job.tokenized, job.tokenizer, store, run)
+    job.samples, job.prompts = job.answered.samples, job.answered.prompts
+    _wait(job, job.answered.pending)
     job.summary.answers = job.answered.balance
-    job.summary.samples = len(job.samples.distinct)
-    job.summary.absent = _absent(job.selection, job.samples.distinct.values())
+    job.summary.samples = len(job.own())
+    job.summary.absent = _absent(job.selection, job.own())
     return job.answered.pending
 
 
-def _answer(job: _Job, asked: answers.Asked, run: layout.Run, progress: Progress, limits: ShardLimits) -> Model | None:
-    """Generate the answers that are missing and take them; return the model, where it was loaded for that."""
-    made = answers.generate_missing(asked, job.plan, job.tokenizer, job.samples, run, job.data.name, progress, limits)
+def _wait(job: _Job, pending: list[Sample]) -> None:
+    """Leave what depends on all samples while prompts of other parts have no answer."""
+    job.summary.waiting = job.drawn_from_all if any(not job.mine(one.id) for one in pending) else []
+
+
+def _answer(job: _Job, asked: answers.Asked, run: layout.Run, progress: Progress, limits: ShardLimits) -> None:
+    """Generate the answers that are missing and take them."""
+    made = answers.generate_missing(
+        asked, job.load, job.tokenizer, job.tokenized, run, job.data.name, progress, limits, job.mine
+    )
     _take_answers(job, asked, reader.open(run.store), run)
     progress.note(told(job.summary.answers))
-    if made is None:
-        return None
-    job.summary.new_answers, job.summary.generated_tokens = made.answers, made.loop.generated
-    job.summary.notes += made.loop.notes
-    return made.loop.model
+    if made is not None:
+        job.summary.new_answers, job.summary.generated_tokens = made.answers, made.loop.generated
+        job.summary.notes += made.loop.notes
 
 
 def _foresee(job: _Job, groups: Groups) -> None:
@@ -302,8 +378,7 @@ def _measure(job: _Job, groups: Groups, progress: Progress) -> None:
         return
     outputs, samples = max(states, key=lambda group: len(group[1]))
     order = np.random.default_rng(job.spec.seed).permutation(len(samples))
-    loaded = model.load(job.plan)
-    loop = Loop(loaded, job.tokenizer, job.spec, _longest(job, groups), progress, _choices(job, groups))
+    loop = Loop(job.load(), job.tokenizer, job.spec, _longest(job, groups), progress, _choices(job, groups))
     with checkpoint.quiet(), model.compile_errors(job.plan), tempfile.TemporaryDirectory() as folder:
         run = _open_run(job, Path(folder) / "store")
         made = loop.check(samples[:CHECKED])
@@ -340,13 +415,9 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     run = _open_run(job, store)
     job.summary.run = run.id
     before = {shard.path for shard in _shards(store, run)}
-    loaded = None if job.asked is None else _answer(job, job.asked, run, progress, limits)
-    frame, columns = row_frame(job.data, job.samples.of_row, job.answered.columns if job.answered else None)
-    replaced = _replaced(reader.open(store), run, job.data.name, len(frame), {one.name for one in columns["labels"]})
-    if replaced is not None:
-        progress.note(replaced)
-        job.summary.notes.append(replaced)
-    writer.put_rows(run, frame, data=job.data.name, source=job.data.source, **columns)
+    if job.asked is not None:
+        _answer(job, job.asked, run, progress, limits)
+    _put_rows(job, run, progress)
     opened = reader.open(store)
     groups, new = _missing(job, opened.held(run))
     stages = _stages(job, opened, run)
@@ -359,14 +430,17 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
     estimate.check_space(sum(_estimate(job, everything, with_head=with_head).values()), store)
     scored = _choices(job, everything)
     chosen = reference.choose([one for _, samples in groups for one in samples], job.spec.reference, job.spec.seed)
+    if chosen:
+        # The two models are never in memory together.
+        job.kept.drop()
     truth = reference.states(job.plan, chosen) if chosen else {}
-    loaded = loaded or model.load(job.plan)
+    loaded = job.load()
     # Before the samples are run: a head that cannot be saved is no news for the end of a long run.
     built = head.build(loaded, job.tokenizer) if with_head else None
-    distinct = list(job.samples.distinct.values())
     loop = Loop(loaded, job.tokenizer, job.spec, _longest(job, everything), progress, scored)
     with checkpoint.quiet(), model.compile_errors(job.plan):
-        made = loop.check([one for _, samples in groups for one in samples[:CHECKED]] or distinct[:CHECKED])
+        some = list(job.samples.distinct.values())[:CHECKED]
+        made = loop.check([one for _, samples in groups for one in samples[:CHECKED]] or some)
         if chosen:
             made["reference"] = loop.compare(chosen, truth)
         if cut := [sample for one in stages for sample in one.cut]:
@@ -386,6 +460,29 @@ def _carry_out(job: _Job, store: Path, progress: Progress, limits: ShardLimits) 
         for states in _stored_states(store, run):
             head.check(built, loaded, states)
         job.summary.head_bytes = heads.write(run, built).stat().st_size
+
+
+def _put_rows(job: _Job, run: layout.Run, progress: Progress) -> None:
+    """Store the rows, with the answers that the run holds."""
+    told_before = False
+    while True:
+        answered = job.answered.columns if job.answered else None
+        frame, columns = row_frame(job.data, job.samples.of_row, answered)
+        note = _replaced(
+            reader.open(run.store), run, job.data.name, len(frame), {one.name for one in columns["labels"]}
+        )
+        if note is not None and not told_before:
+            progress.note(note)
+            job.summary.notes.append(note)
+            told_before = True
+        writer.put_rows(run, frame, data=job.data.name, source=job.data.source, **columns)
+        if job.asked is None or job.part is None:
+            return
+        # Another part may have published answers, and its rows, since these were read: whichever rows come last,
+        # whoever wrote them looks again.
+        _take_answers(job, job.asked, reader.open(run.store), run)
+        if job.answered is not None and job.answered.columns == answered:
+            return
 
 
 def _replaced(store: reader.Store, run: layout.Run, name: str, n_rows: int, labels: set[str]) -> str | None:
@@ -425,7 +522,11 @@ def _stages(job: _Job, store: reader.Store | None, run: layout.Run | None) -> li
         job.spec.condition_settings(),
     )
     selection, _ = select.select(job.spec.model_copy(update={"generate_layers": []}), job.plan)
-    stages = [stage.plan(one, select.named(selection), store, run, given, job.spec) for one in job.conditions]
+    stages = [
+        stage.plan(one, job.now(selection), store, run, given, job.spec, job.mine)
+        for one in job.conditions
+        if one.name not in job.summary.waiting
+    ]
     for one in stages:
         one.summary.absent = _absent(selection, (sample for _, samples in one.groups for sample in samples))
     return stages
@@ -462,9 +563,9 @@ def _stored_states(store: Path, run: layout.Run) -> Iterator[np.ndarray]:
 def _missing(job: _Job, held: Holdings) -> tuple[Groups, int]:
     """Return the outputs that samples lack, and the number of samples of which nothing is held."""
     distinct = job.samples.distinct
-    lacking = select.missing(held, job.outputs, list(distinct), job.spec)
+    lacking = select.missing(held, job.outputs, list(distinct), job.spec, job.mine)
     return [(outputs, [distinct[one] for one in ids]) for outputs, ids in lacking], sum(
-        one not in held.holders for one in distinct
+        one.id not in held.holders for one in job.own()
     )
 
 

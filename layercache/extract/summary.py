@@ -42,7 +42,10 @@ class Summary:
     Attributes:
         run: the run's id in the store; empty in a dry run of a run that is not there yet.
         rows: rows of the data set.
+        part: which part of the samples this was, `2/4`; None for all. Counts of samples are the part's, those of rows
+            and of answers are not.
         samples: distinct prompts.
+        waiting: what is left until every prompt has its answer, since it depends on all: conditions, outputs.
         cached: samples for which nothing was missing.
         new_samples: samples of which the run held nothing before.
         forward_passes: samples put through the model, under every condition.
@@ -90,9 +93,12 @@ class Summary:
     memory_bytes: int = 0
     free_memory_bytes: int = 0
     tokens_per_second: float = 0.0
+    part: str | None = None
+    waiting: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples"
+        part = f" in part {self.part}" if self.part else ""
+        opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples{part}"
         lines = [f"{opening}, {self.cached:,} of them complete in the store already"]
         lines += self._planned() if self.dry_run else self._done()
         lines += [f"  {told(self.answers)}"] if any(self.answers.values()) else []
@@ -103,7 +109,11 @@ class Summary:
             for output, reasons in absent.items()
             for reason, count in reasons.items()
         ]
+        lines += [self._left()] if self.waiting else []
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _left(self) -> str:
+        return f"  left until every prompt has its answer: {', '.join(self.waiting)}; then run the same command again"
 
     def _done(self) -> list[str]:
         head = [f"  head of {in_words(self.head_bytes)} saved beside run {self.run}"] if self.head_bytes else []

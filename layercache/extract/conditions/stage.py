@@ -6,7 +6,7 @@ planned.keep_left_out(run)                           those that it cannot be mad
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,13 @@ class Stage:
 
 
 def plan(
-    condition: Condition, outputs: Outputs, store: Store | None, run: Run | None, given: Given, spec: ExtractSpec
+    condition: Condition,
+    outputs: Outputs,
+    store: Store | None,
+    run: Run | None,
+    given: Given,
+    spec: ExtractSpec,
+    mine: Callable[[str], bool] = lambda _: True,
 ) -> Stage:
     """Find the samples that lack outputs under a condition, and change those.
 
@@ -97,17 +103,18 @@ def plan(
         store, run: what holds them; None where there is none yet.
         given: what changed samples are made of; its donors are read from the store.
         spec: which samples are asked for which outputs.
+        mine: tells the samples that are run; what the condition draws for them is drawn from all.
     """
     held = _NOTHING
     if store is not None and run is not None and condition.name in store.conditions(run):
         held = store.held(run, condition.name)
         given = _with_donors(given, condition, store, run)
     clean = given.samples.distinct
-    summary = ConditionSummary(condition.name, cached=len(clean))
+    summary = ConditionSummary(condition.name, cached=sum(map(mine, clean)))
     groups: list[tuple[Outputs, list[Sample]]] = []
     left_out: list[tuple[Outputs, list[LeftOut]]] = []
     reasons: Counter[str] = Counter()
-    for lacked, ids in select.missing(held, outputs, list(clean), spec):
+    for lacked, ids in select.missing(held, outputs, list(clean), spec, mine):
         changed = change(condition, [clean[one] for one in ids], given)
         final = [one for one in changed.left_out if one.final]
         groups += [(lacked, changed.samples)] if changed.samples else []
