@@ -1,7 +1,7 @@
 """One label on the states of one feature, as `probe_depth` looks into it: what is fitted, and what has been found."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,6 +12,15 @@ from layercache.analyze.metrics import MAIN
 from layercache.analyze.problem import Problem
 from layercache.analyze.tables import Row
 from layercache.store.layout import Feature
+
+
+class Found(NamedTuple):
+    """What was found of a part: the folds' models and the main metric's estimate by layer, rows, sample scores."""
+
+    models: dict[int, crossfit.Models]
+    main: dict[int, Estimate]
+    rows: list[Row]
+    scores: list[pa.Table]
 
 
 @dataclass
@@ -36,12 +45,16 @@ class Part:
         return MAIN[self.given.label.kind]
 
     def blank(self) -> "Part":
-        """Return the same without what was found, nor the prompts: what one more layer is looked at with."""
-        given = replace(self.given, texts=[])
-        return Part(given, self.feature, self.targets, self.resamples)
+        """Return the same without what was found, and without the prompts, which states are not fitted with."""
+        return Part(replace(self.given, texts=[]), self.feature, self.targets, self.resamples)
 
-    def take(self, found: "Part") -> None:
-        """Add what another one found."""
+    @property
+    def found(self) -> Found:
+        """What was found."""
+        return Found(self.models, self.main, self.rows, self.scores)
+
+    def take(self, found: Found) -> None:
+        """Add what was found elsewhere."""
         self.models |= found.models
         self.main |= found.main
         self.rows += found.rows

@@ -2,17 +2,33 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from layercache.progress import Notes, Progress
 from layercache.store.schema import RESULTS, SAMPLE_SCORES, arrow_schema
 
 Key = Mapping[str, Any]
 """Values of the columns that say what a number is of: run, data, analysis, layer, …; absent ones are NULL."""
 Row = dict[str, Any]
+
+
+@dataclass
+class Piece:
+    """What one independent piece of an analysis gave: rows, sample scores, and what the user should know."""
+
+    rows: list[Row] = field(default_factory=list)
+    scores: list[pa.Table] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+    def say(self, progress: Progress) -> None:
+        """Say the notes."""
+        for text in self.notes.texts:
+            progress.note(text)
 
 
 def row(key: Key, metric: str, value: float, n: int, low: float | None = None, high: float | None = None) -> list[Row]:
