@@ -8,6 +8,7 @@ Code that loops over independent items calls `each` and does not ask where it ru
 """
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -63,7 +65,7 @@ def cores() -> int:
 def each(function: Callable[[I], R], items: Iterable[I], *, what: str) -> Iterator[R]:
     """Apply a function to items that are independent of one another; yield what it returns, in their order.
 
-    In this process an item is done when it is asked for. On Ray the items are done on as many processors as there are, one
+    In this process an item is done when it is asked for. On Ray items are done ahead, on as many processors as there are, one
     each; the function is shipped once, pickled by value, so it should hold a `Store`, which is opened again by its path,
     rather than what is in one. What a process that dies was doing is done again.
 
@@ -77,24 +79,25 @@ def each(function: Callable[[I], R], items: Iterable[I], *, what: str) -> Iterat
     """
     here = _cluster.get()
     if here is None:
-        yield from map(function, items)
-    else:
-        yield from _each_on_ray(function, items, what, here)
-
-
-def _each_on_ray(function: Callable[[I], R], items: Iterable[I], what: str, here: Cluster) -> Iterator[R]:
+        return map(function, items)
     import ray
 
     shared = ray.put(function)
     call = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
-    waiting: deque[Any] = deque()
+    # Begun at once, not when the first result is asked for.
+    begun = (call.remote([shared], item, platform.node()) for item in items)
+    return _in_order(deque(islice(begun, _AHEAD * here.cpus)), begun, what)
+
+
+def _in_order(waiting: deque[Any], further: Iterator[Any], what: str) -> Iterator[Any]:
+    import ray
+
     try:
-        for item in items:
-            waiting.append(call.remote([shared], item))
-            if len(waiting) >= _AHEAD * here.cpus:
-                yield _taken(waiting.popleft(), what)
         while waiting:
-            yield _taken(waiting.popleft(), what)
+            found = _taken(waiting[0], what)
+            waiting.popleft()
+            waiting.extend(islice(further, 1))
+            yield found
     finally:
         for one in waiting:
             ray.cancel(one)
@@ -114,7 +117,7 @@ def _taken(result: Any, what: str) -> Any:
     return found
 
 
-def _call(shared: list[Any], item: Any) -> tuple[Any, LayercacheError | None]:
+def _call(shared: list[Any], item: Any, driver: str) -> tuple[Any, LayercacheError | None]:
     """Do one item on a worker. The user's errors are returned: what Ray raises is a traceback."""
     import ray
 
@@ -126,7 +129,8 @@ def _call(shared: list[Any], item: Any) -> tuple[Any, LayercacheError | None]:
     try:
         return _kept[1](item), None
     except LayercacheError as error:
-        return None, error
+        here = platform.node()
+        return None, error if here == driver else type(error)(f"on worker {here}: {error}")
 
 
 def died(what: str, error: Exception) -> LayercacheError:
