@@ -9,7 +9,7 @@ part is no part of a run's identity: the shards of all parts together are those 
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from layercache.errors import RecipeError
 
@@ -18,7 +18,8 @@ _DIGITS = 15
 _WRITTEN = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One of `count` parts; `index` counts modulo `count`, so that 0/4 … 3/4 and 1/4 … 4/4 both cover everything."""
 
     index: int

@@ -61,6 +61,7 @@ class Loop:
 
     Attributes:
         batches, padded_tokens, generated: run so far; the last counts the tokens of generated texts.
+        shards: the conditions and names of what was published.
         notes: what the user should know (memory that ran out, what is quantised, the noise measured).
         lacking: (output, reason) → samples whose states gave no row.
     """
@@ -84,6 +85,7 @@ class Loop:
         self.unembedding = Unembedding(model) if headed else None
         self.budget = budget(model.plan, spec, longest, model.devices)
         self.batches = self.padded_tokens = self.generated = 0
+        self.shards: set[tuple[str, str | None]] = set()
         self.notes: list[str] = []
         self.lacking: Counter[tuple[str, str]] = Counter()
         if model.quantized is not None:
@@ -217,6 +219,7 @@ class Loop:
                 if isinstance(one.means, Generate):
                     one.means.on_step = lambda tokens: self._generated(tokens, task)
                 self._run_group(one, shards, task)
+        self.shards |= publisher.published
 
     def _run_group(self, work: _Work, shards: ShardWriter, task: Task) -> None:
         """Run batches, each one's rows collected after the next has been started, and publish the last shard.

@@ -14,7 +14,6 @@ from layercache.extract.kept import Kept
 from layercache.extract.run import extract
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
-from layercache.store.merge import merge
 from layercache.store.verify import verify
 
 from .conftest import make_data

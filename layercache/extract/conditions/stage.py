@@ -148,16 +148,21 @@ def lacking(stages: Sequence[Stage]) -> set[str]:
     return left_out | {sample.id for _, samples in groups(stages) for sample in samples}
 
 
-def keep_left_out(stages: Sequence[Stage], run: Run) -> None:
+def keep_left_out(stages: Sequence[Stage], run: Run) -> set[tuple[str, str | None]]:
     """Publish, of every sample that is left out for good, that and why: rows of `samples` and no other.
+
+    Returns:
+        The conditions and names of the shards.
 
     Raises:
         StoreError: a shard cannot be published.
     """
+    published: set[tuple[str, str | None]] = set()
     for stage in stages:
         for outputs, left_out in stage.left_out:
             made = {"layercache": layercache.__version__, **stage.made}
             shard = Shard(run, outputs, condition=stage.condition.name, provenance=made)
             absent = [Absent(one.sample.id, name, one.reason) for one in left_out for name in outputs]
             shard.add("samples", not_run_columns([one.sample for one in left_out], absent))
-            shard.publish()
+            published.add((stage.condition.name, shard.publish()))
+    return published
