@@ -31,19 +31,34 @@ OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory that a Ray started here has: what crosses it is small."""
 _DIAL, _JOIN = 5.0, 40.0
 """Seconds in which a cluster has to take a connection, and to take a driver in."""
-_RETRIES = 3
+RETRIES = 3
 """Times that a piece of work is done again when the process that did it dies."""
 _AHEAD = 2
 """Pieces handed over for every processor, so that none waits for the next one."""
 _JOINING = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 
-class Cluster(NamedTuple):
-    """What Ray offers: processors, GPUs, and machines that have either."""
+class Node(NamedTuple):
+    """A machine's processors and GPUs, as Ray counts them."""
 
     cpus: int
     gpus: int
-    nodes: int
+
+
+class Cluster(NamedTuple):
+    """The machines that Ray offers."""
+
+    nodes: list[Node]
+
+    @property
+    def cpus(self) -> int:
+        """Processors of all machines."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all machines."""
+        return sum(node.gpus for node in self.nodes)
 
 
 _cluster: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
@@ -83,7 +98,7 @@ def each(function: Callable[[I], R], items: Iterable[I], *, what: str) -> Iterat
     import ray
 
     shared = ray.put(function)
-    call = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
+    call = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
     # Begun at once, not when the first result is asked for.
     begun = (call.remote([shared], item, platform.node()) for item in items)
     return _in_order(deque(islice(begun, _AHEAD * here.cpus)), begun, what)
@@ -137,7 +152,7 @@ def died(what: str, error: Exception) -> LayercacheError:
     """Say that processes of Ray keep dying over a piece of work."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return LayercacheError(
-        f"{what}: Ray lost the process that did it {_RETRIES + 1} times ({reason}); if it ran out of memory use fewer"
+        f"{what}: Ray lost the process that did it {RETRIES + 1} times ({reason}); if it ran out of memory use fewer"
         " workers. What is published is safe, and the same command does the rest"
     )
 
@@ -183,15 +198,19 @@ def on(
 def _look() -> Cluster:
     import ray
 
-    found = ray.cluster_resources()
-    nodes = sum(bool(one["Alive"] and one["Resources"].get("CPU")) for one in ray.nodes())
-    return Cluster(max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)), max(1, nodes))
+    alive = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+    nodes = [Node(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in alive]
+    found = Cluster([node for node in nodes if node.cpus])
+    if not found.nodes:
+        raise LayercacheError("no machine of the Ray cluster offers a processor: add one with `ray start`")
+    return found
 
 
 def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
     """Connect to a cluster or start one; return whether that is ours to end."""
-    # Before the import: what Ray sends home, and says, is settled there.
+    # Settled when Ray is imported: it sends nothing home, and prints nothing of workers on stdout, which is for data.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError as error:

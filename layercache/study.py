@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from layercache import __version__, dataset, recipe
+from layercache import __version__, dataset, engine, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
@@ -184,6 +184,9 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
     from layercache import analyze as analyses
     from layercache.store import reader, results
 
+    if engine.cluster() is not None:
+        # Read in processes that are in another folder.
+        path = path.resolve()
     store = reader.open(path)
     done = []
     for spec in sorted(specs, key=lambda one: one.kind == "compare"):

@@ -63,6 +63,31 @@ def limit_options(command: F) -> F:
     )
 
 
+def engine_options(command: F) -> F:
+    """Add `--engine` and `--address`: where independent pieces of work are done."""
+    from layercache.engine import NAMES
+
+    address = click.option(
+        "--address", help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT; started here when not given."
+    )
+    return click.option(
+        "--engine",
+        type=click.Choice(NAMES),
+        default="local",
+        show_default=True,
+        help="Where the work is done: in this process, or on Ray, here or on a cluster.",
+    )(address(command))
+
+
+def workers_option(command: F) -> F:
+    """Add `--workers`, the processes of an extraction on Ray."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="With --engine ray: processes that hold a model; one on every GPU when not given, or on every machine.",
+    )(command)
+
+
 def plain(value: Any) -> Any:
     """Make the tuple of an option that may be repeated a list."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,410 @@
+"""Extraction on Ray: Ray Data hands parts of the work to a pool of actors, each of which loads a model once.
+
+    driver: plan → parts that lack something → a Ray Data set of them → one summary a model and data set
+    actor:  the same `extract` as on one machine, on its part; publishes to the store itself, returns what it did
+
+Only the data set's rows, the parts' names and the summaries cross between processes: what is captured goes to the store,
+which every machine has to see under one path. A process that dies is replaced, and its part goes on with what is missing.
+"""
+
+import pickle
+import platform
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from layercache import __version__, engine, parts
+from layercache.dataset import Dataset
+from layercache.engine import RETRIES, Cluster, Node
+from layercache.errors import LayercacheError, ModelError, StoreError
+from layercache.extract import batching, checkpoint, run
+from layercache.extract.kept import Kept
+from layercache.extract.summary import Summary, united
+from layercache.parts import Part, Work
+from layercache.progress import Notes, Progress, Task
+from layercache.recipe import ExtractSpec, ModelSpec
+from layercache.store.publish import staging
+
+_FINER = 4
+"""Parts a worker gets, where all are equally fast."""
+_ROUNDS = 2
+"""What is drawn from all samples needs every prompt's answer first, and is missing once more then."""
+_EVERY = 0.5
+"""Seconds between two reports of progress."""
+
+Pairs = Sequence[tuple[Dataset, ModelSpec]]
+
+
+class Crew(NamedTuple):
+    """Workers, and what each has: processors, GPUs; and how many of them a machine's memory is shared by."""
+
+    workers: int
+    cpus: int
+    gpus: int
+    shared_by: int
+
+
+@dataclass
+class _Orders:
+    """What every worker is told: what to run, by the place among the pairs, and where to."""
+
+    version: str
+    spec: ExtractSpec
+    models: list[ModelSpec]
+    data: list[Any]
+    store: Path
+    mark: str
+    crew: Crew
+    tally: Any
+
+
+def extract(
+    pairs: Pairs, spec: ExtractSpec, store: Path, progress: Progress, workers: int | None = None
+) -> list[Summary]:
+    """Run what is missing on the cluster that `engine.on` has connected to.
+
+    Args:
+        pairs: data sets and models.
+        workers: processes that hold a model; when not given one on every GPU, or on every machine where there is none.
+
+    Returns:
+        A summary a pair: what all workers did.
+
+    Raises:
+        LayercacheError: a worker failed, and said why; or kept dying. What is published is safe.
+    """
+    started = time.monotonic()
+    here = engine.cluster()
+    assert here is not None
+    crew = choose(here, spec, workers)
+    store = store.resolve()
+    done: list[list[Summary]] = [[] for _ in pairs]
+    before: list[int] | None = None
+    said = _Once(progress)
+    with _orders(pairs, spec, store, crew) as orders:
+        for _ in range(_ROUNDS):
+            planned = _where_models_run(_plan, orders)
+            before = before or [sum(work.samples for work in works) for works in planned]
+            jobs = [(pair, work) for pair, works in enumerate(planned) for work in works if work.passes]
+            if not jobs:
+                break
+            for pair, summary in _run(jobs, orders, said):
+                done[pair].append(summary)
+                for note in summary.notes:
+                    said.note(note)
+        # Nothing is missing now but what parts share: rows with every answer, the head.
+        last = _where_models_run(_finish, orders)
+    seconds = time.monotonic() - started
+    return [
+        united(whole, several, count, seconds)
+        for whole, several, count in zip(last, done, before or [0] * len(pairs), strict=True)
+    ]
+
+
+def choose(here: Cluster, spec: ExtractSpec, workers: int | None = None) -> Crew:
+    """Settle how many workers there are and what each gets: a GPU, or its share of the processors.
+
+    Raises:
+        ModelError: the settings name a single device.
+        LayercacheError: the cluster has no room for so many workers.
+    """
+    if spec.device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device {spec.device} and --engine ray exclude each other: workers have a device each")
+    on_gpus = here.gpus > 0 and spec.device != "cpu"
+    having = [node for node in here.nodes if node.gpus] if on_gpus else here.nodes
+    # A model that is spread over GPUs gets all of a machine.
+    gpus = (min(node.gpus for node in having) if spec.device_map else 1) if on_gpus else 0
+
+    def room(cpus: int) -> int:
+        return sum(_fit(node, cpus, gpus) for node in having)
+
+    count = workers or (room(1) if gpus else len(having))
+    cpus = next((one for one in range(max(node.cpus for node in having), 0, -1) if room(one) >= count), 0)
+    if not cpus:
+        what = f"{here.gpus} GPUs" if gpus else f"{here.cpus} processors"
+        raise LayercacheError(f"--workers {count}: the Ray cluster has {what}, room for {room(1)} workers")
+    return Crew(count, cpus, gpus, max(1, -(-count // len(having))))
+
+
+def _fit(node: Node, cpus: int, gpus: int) -> int:
+    return min(node.cpus // cpus, node.gpus // gpus) if gpus else node.cpus // cpus
+
+
+@contextmanager
+def _orders(pairs: Pairs, spec: ExtractSpec, store: Path, crew: Crew) -> Iterator[_Orders]:
+    import ray
+
+    shared = {id(data): ray.put(data) for data, _ in pairs}
+    tally = ray.remote(num_cpus=0)(_Tally).remote()
+    # A folder that is there for as long as this takes: who does not see it sees another store.
+    with staging(store) as mark:
+        models, data = [model for _, model in pairs], [shared[id(data)] for data, _ in pairs]
+        yield _Orders(__version__, spec, models, data, store, str(mark), crew, tally)
+    ray.kill(tally)
+
+
+def _where_models_run(function: "Callable[[_Orders, _Worker], list[Any]]", orders: _Orders) -> list[Any]:
+    """Call a function where the device is of the workers' kind, since dtype and kernel, and so the run, go by it."""
+    import ray
+
+    if not orders.crew.gpus or torch.cuda.is_available():
+        return _answer(_do(function, orders))
+    call = ray.remote(num_cpus=orders.crew.cpus, num_gpus=orders.crew.gpus, max_retries=RETRIES)(_do)
+    try:
+        return _answer(ray.get(call.remote(function, orders)))
+    except ray.exceptions.RayError as error:
+        raise engine.died("extract", error) from error
+
+
+def _do(function: "Callable[[_Orders, _Worker], list[Any]]", orders: _Orders) -> bytes:
+    worker = _Worker(orders)
+    return worker.told(lambda: function(orders, worker))
+
+
+def _plan(orders: _Orders, worker: "_Worker") -> list[list[Work]]:
+    count = max(1, -(-_FINER * orders.crew.workers // len(orders.models)))
+    return [
+        run.plan(model, worker.data(pair), orders.spec, orders.store, count, kept=worker.kept)
+        for pair, model in enumerate(orders.models)
+    ]
+
+
+def _finish(orders: _Orders, worker: "_Worker") -> list[Summary]:
+    return [
+        run.extract(model, worker.data(pair), orders.spec, orders.store, Progress(), kept=worker.kept)
+        for pair, model in enumerate(orders.models)
+    ]
+
+
+def _run(jobs: list[tuple[int, Work]], orders: _Orders, progress: Progress) -> Iterator[tuple[int, Summary]]:
+    """Let the pool run parts; yield what became of them, as they come."""
+    import ray.data
+
+    crew = orders.crew
+    items = [{"pair": pair, "part": str(work.part)} for pair, work in jobs]
+    total = sum(work.passes for _, work in jobs)
+    passes = {(pair, str(work.part)): work.passes for pair, work in jobs}
+    with _quiet(), progress.task(f"extract on {crew.workers} workers", total, "passes") as task:
+        outcomes = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _Worker,
+            fn_constructor_args=[orders],
+            # No part waits for a busy actor while another one is idle.
+            compute=ray.data.ActorPoolStrategy(size=min(crew.workers, len(items)), max_tasks_in_flight_per_actor=1),
+            num_cpus=crew.cpus,
+            num_gpus=crew.gpus or None,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
+        with _Watch(orders.tally, passes, task) as watch:
+            try:
+                for row in outcomes.iter_rows():
+                    summary = _answer(row["outcome"])
+                    watch.finished(row["pair"], row["part"])
+                    yield int(row["pair"]), summary
+            except ray.exceptions.RayError as error:
+                raise engine.died("extract", error) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data from showing bars and plans of its own."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    settings = {"enable_progress_bars": False, "print_on_execution_start": False}
+    before = {name: getattr(context, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(context, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+def _answer(outcome: bytes) -> Any:
+    """Return what a worker did, or raise what it said."""
+    found = pickle.loads(outcome)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+class _Worker:
+    """Runs parts, one after the other, with the model that it has loaded; an actor of the pool."""
+
+    def __init__(self, orders: _Orders) -> None:
+        self._orders, self.kept = orders, Kept()
+        self._data: tuple[Any, Dataset] | None = None
+        self._seen: set[int] = set()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Run one part; what is the user's to mend is returned, since Ray would make a traceback of it."""
+        batching.CPU_SHARED_BY[0] = self._orders.crew.shared_by
+        torch.set_num_threads(self._orders.crew.cpus)
+        return {**row, "outcome": self.told(lambda: self._part(int(row["pair"]), row["part"]))}
+
+    def told(self, work: Callable[[], Any]) -> bytes:
+        """Return what a piece of work gave, or the error that it ended with."""
+        here = platform.node()
+        try:
+            return pickle.dumps(work())
+        except LayercacheError as error:
+            return pickle.dumps(type(error)(f"on worker {here}: {error}"))
+        except OSError as error:
+            return pickle.dumps(error)
+        except Exception:
+            return pickle.dumps(RuntimeError(f"on worker {here}:\n{traceback.format_exc()}"))
+
+    def data(self, pair: int) -> Dataset:
+        """Return the data set of a pair; the last one is kept."""
+        import ray
+
+        wanted = self._orders.data[pair]
+        if self._data is None or self._data[0] != wanted:
+            self._data = wanted, ray.get(wanted)
+        return self._data[1]
+
+    def _part(self, pair: int, part: str) -> Summary:
+        orders, model = self._orders, self._orders.models[pair]
+        if pair not in self._seen:
+            self._look(model)
+            self._seen.add(pair)
+        told = _Told(orders.tally, (pair, part))
+        return run.extract(
+            model, self.data(pair), orders.spec, orders.store, told, part=parts.parse(part), kept=self.kept
+        )
+
+    def _look(self, model: ModelSpec) -> None:
+        """See that this machine has what the driver has."""
+        orders = self._orders
+        if orders.version != __version__:
+            raise LayercacheError(
+                f"layercache {__version__} is installed, and {orders.version} where the command was given: install the"
+                " same on every machine"
+            )
+        if not Path(orders.mark).is_dir():
+            raise StoreError(
+                f"the store {orders.store} is not the one of the machine where the command was given: put it where"
+                " every machine has the same folder under the same path"
+            )
+        try:
+            checkpoint.find(
+                model.model, model.revision, adapter=model.adapter, trust_remote_code=orders.spec.trust_remote_code
+            )
+        except ModelError as error:
+            raise ModelError(
+                f"{error}; every worker has to find the model under that name: put its folder at the same path on every"
+                " machine, or on a disk that they share"
+            ) from error
+
+
+class _Tally:
+    """Counts what workers have run of every part; an actor of its own."""
+
+    def __init__(self) -> None:
+        self._done: dict[tuple[int, str], Counter[str]] = {}
+
+    def begin(self, part: tuple[int, str]) -> None:
+        """Count a part from nothing: it is begun, or begun again."""
+        self._done[part] = Counter()
+
+    def add(self, part: tuple[int, str], counts: dict[str, int]) -> None:
+        """Add to a part."""
+        self._done[part].update(counts)
+
+    def read(self) -> dict[tuple[int, str], dict[str, int]]:
+        """Return the counts of every part that was begun."""
+        return {part: dict(counts) for part, counts in self._done.items()}
+
+
+class _Told(Notes, Task):
+    """A worker's progress, which the tally is told of now and then."""
+
+    def __init__(self, tally: Any, part: tuple[int, str]) -> None:
+        super().__init__()
+        self._tally, self._part = tally, part
+        self._new: Counter[str] = Counter()
+        self._last = time.monotonic()
+        tally.begin.remote(part)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
+        """Open a piece of work: one of the part's."""
+        yield self
+
+    def advance(self, amount: int = 1, **counts: int) -> None:
+        """Count units done."""
+        self._new.update({"": amount, **counts})
+        if time.monotonic() - self._last >= _EVERY:
+            self._tally.add.remote(self._part, dict(self._new))
+            self._new, self._last = Counter(), time.monotonic()
+
+
+class _Watch:
+    """Reads the tally now and then, and moves the driver's one bar; a context."""
+
+    def __init__(self, tally: Any, passes: dict[tuple[int, str], int], task: Task) -> None:
+        self._tally, self._passes, self._task = tally, passes, task
+        self._finished: set[tuple[int, str]] = set()
+        self._shown: Counter[str] = Counter()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._end.set()
+        self._thread.join()
+        if kind is None:
+            self._show()
+
+    def finished(self, pair: int, part: str) -> None:
+        """Count all of a part."""
+        self._finished.add((pair, part))
+
+    def _watch(self) -> None:
+        while not self._end.wait(_EVERY):
+            self._show()
+
+    def _show(self) -> None:
+        import ray
+
+        try:
+            told = ray.get(self._tally.read.remote(), timeout=5)
+        except ray.exceptions.RayError:
+            told = {}
+        done: Counter[str] = Counter()
+        for part, most in self._passes.items():
+            counts = told.get(part, {})
+            passes = most if part in self._finished else min(most, counts.get("", 0))
+            done.update({**counts, "": passes})
+        # A part that is begun again is counted again, which takes nothing back from the bar.
+        more = {name: max(0, count - self._shown[name]) for name, count in done.items()}
+        if any(more.values()):
+            self._shown.update(more)
+            self._task.advance(more.pop("", 0), **more)
+
+
+class _Once(Progress):
+    """Passes on every note once, whichever worker says it."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner, self._said = inner, set[str]()
+        self.task = inner.task  # type: ignore[method-assign]
+
+    def note(self, text: str) -> None:
+        """Say one line that was not said before."""
+        if text not in self._said:
+            self._said.add(text)
+            self._inner.note(text)
