@@ -36,6 +36,29 @@ class Part:
 WHOLE = Part(0, 1)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one part lacks.
+
+    Attributes:
+        samples: that lack something.
+        passes, tokens: forward passes under every condition, and their tokens; those of answers that are not there
+            yet at full length.
+        bytes: about what is added to the store.
+        files: what is missing beside the samples' shards: the head, the rows.
+    """
+
+    part: Part
+    samples: int = 0
+    passes: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    files: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.passes or self.files)
+
+
 def parse(text: str) -> Part:
     """Read a part from what a user writes: `2/4`.
 

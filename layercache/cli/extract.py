@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from layercache.cli.options import json_option, plain, quiet_option, set_option, store_option
+from layercache.cli.options import (
+    device_names,
+    devices_option,
+    json_option,
+    plain,
+    quiet_option,
+    set_option,
+    shard_option,
+    store_option,
+)
 from layercache.cli.output import print_json, reporter
 from layercache.errors import RecipeError
 
@@ -109,6 +118,8 @@ DATA_OPTIONS = (
 )
 @store_option
 @quiet_option
+@shard_option
+@devices_option
 @json_option
 def extract(
     recipe_name: str | None,
@@ -117,6 +128,8 @@ def extract(
     quiet: bool,
     as_json: bool,
     dry_run: str | None,
+    shard: str | None,
+    devices: str | None,
     **flags: Any,
 ) -> None:
     """Run models on data and keep what every layer said.
@@ -126,19 +139,56 @@ def extract(
     \b
     layercache extract --model ./llama --data films.csv --prompt "Title: {title}" --label rating:number
     layercache extract demo --dry-run
+    layercache extract demo --shard 0/4
     """
     from dataclasses import asdict
 
-    from layercache import study
+    from layercache import parts, study
 
     progress = reporter(quiet)
+    part = None if shard is None else parts.parse(shard)
     asked = recipe_from(recipe_name, settings, flags)
-    summaries = study.extract(asked, store, progress, dry_run="measure" if dry_run == "measure" else bool(dry_run))
+    only_say: Any = "measure" if dry_run == "measure" else bool(dry_run)
+    summaries = study.extract(asked, store, progress, dry_run=only_say, part=part, devices=device_names(devices))
     if as_json:
         print_json([asdict(summary) for summary in summaries])
         return
     for summary in summaries:
         click.echo(str(summary))
+
+
+@click.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@set_option
+@click.option("--shards", required=True, type=click.IntRange(1, 1_000_000), help="Parts that the work is cut into.")
+@click.option("--format", "fmt", type=click.Choice(["slurm", "sh", "json"]), default="sh", show_default=True)
+@store_option
+@quiet_option
+def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, store: Path, quiet: bool) -> None:
+    """Print the jobs that do what is missing of a RECIPE's extraction, part by part.
+
+    Each is one `layercache extract --shard`, to be run from this folder; parts that lack nothing are left out. slurm is
+    a script for sbatch, sh a command a line (for GNU parallel), json says of each what it takes.
+
+    \b
+    layercache plan movies --shards 16 --format slurm | sbatch
+    layercache plan movies --shards 16 | parallel -j 4
+    """
+    import os
+    import sys
+
+    from layercache import jobs, recipe, study
+
+    progress = reporter(quiet)
+    works = study.plan(recipe.load(recipe_name, settings), store, progress, shards)
+    if not works:
+        progress.note("nothing is missing: there is no job to run")
+    for work in works if fmt == "sh" else []:
+        progress.note(jobs.told(work))
+    if works or fmt == "json":
+        text = jobs.FORMATS[fmt](jobs.Command(recipe_name, settings, store, shards), works)
+        # A path may hold bytes that are no text.
+        sys.stdout.buffer.write(os.fsencode(f"{text}\n"))
 
 
 def recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict[str, Any]) -> Any:

@@ -2,11 +2,14 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 
+from layercache import parts
 from layercache.extract import (
     answers,
     batching,
@@ -23,15 +26,76 @@ from layercache.extract.loop import CHECKED, Loop, split_texts
 from layercache.extract.loop import budget as loop_budget
 from layercache.extract.publish import ShardLimits
 from layercache.extract.tokenize import Sample, Samples
+from layercache.parts import Part, Work
 from layercache.progress import Progress
+from layercache.rows import row_frame
 from layercache.store import layout, reader
 from layercache.store.holdings import Holdings
+from layercache.store.rows import has_rows
 
 _MEASURED_BATCHES = 12
 """Batches that a measuring dry run takes, two to warm up among them."""
 
 
-def plan_only(job: Job, store: Path) -> Groups:
+class Foreseen(NamedTuple):
+    """What a run would do: outputs and the samples that lack them; prompts to answer; the run, where there is one."""
+
+    groups: Groups
+    prompts: list[Sample]
+    run: layout.Run | None
+
+
+def by_part(job: Job, store: Path, count: int) -> list[Work]:
+    """Say what each of `count` parts of what a job is to run lacks.
+
+    What the parts share, the head and the rows, is the first one's that has anything to do.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    found = plan_only(job, store)
+    whole = parts.WHOLE if job.part is None else job.part
+    works = []
+    for part in whole.split(count):
+        prompts = [one for one in found.prompts if parts.holds(part, one.id)]
+        groups = [
+            (outputs, [one for one in samples if parts.holds(part, job.prompts.get(one.id, one.id))])
+            for outputs, samples in found.groups
+        ]
+        works.append(_work(job, part, [group for group in groups if group[1]], prompts))
+    files = _files(job, found)
+    if files:
+        first = next((n for n, work in enumerate(works) if work), 0)
+        more = job.summary.estimate.get("head", 0)
+        works[first] = replace(works[first], files=files, bytes=works[first].bytes + more)
+    return works
+
+
+def _work(job: Job, part: Part, groups: Groups, prompts: list[Sample]) -> Work:
+    passes = [sample for kind in split_texts(groups) for _, samples in kind for sample in samples]
+    size = sum(lacking.estimated(job, groups, with_head=False).values()) if groups else 0
+    if job.asked is not None:
+        size += answers.estimated_bytes(job.asked, job.plan.structure.width, prompts)
+    return Work(
+        part,
+        samples=len({job.prompts.get(one.id, one.id) for one in passes} | {one.id for one in prompts}),
+        passes=len(passes) + len(prompts),
+        tokens=sum(map(len, passes)) + sum(map(len, prompts)),
+        bytes=size,
+    )
+
+
+def _files(job: Job, found: Foreseen) -> tuple[str, ...]:
+    """Name what is missing beside shards; rows only where no sample lacks anything, since they come with those."""
+    head = ("head",) if lacking.head_of(job, found.run) else ()
+    if found.run is None or found.groups or found.prompts:
+        return head
+    frame, columns = row_frame(job.data, job.samples.of_row, job.answered.columns if job.answered else None)
+    there = has_rows(found.run, frame, data=job.data.name, source=job.data.source, **columns)
+    return head if there else ("rows", *head)
+
+
+def plan_only(job: Job, store: Path) -> Foreseen:
     """Fill the summary with what a run would do; return what is missing."""
     opened = reader.open(store) if store.is_dir() else None
     wanted = layout.digest(job.run_spec)
@@ -39,6 +103,7 @@ def plan_only(job: Job, store: Path) -> Groups:
     unheard = list(job.samples.distinct.values())
     held = Holdings({}, [])
     groups: Groups = []
+    prompts: list[Sample] = []
     new = 0
     if opened is not None and run is not None:
         job.summary.run, held = run.id, opened.held(run)
@@ -66,7 +131,7 @@ def plan_only(job: Job, store: Path) -> Groups:
         job.summary.notes.append("generated texts are counted at their full length: they may take less")
     job.summary.free_bytes = estimate.free_bytes(store)
     _foresee(job, groups)
-    return groups
+    return Foreseen(groups, prompts, run)
 
 
 def _foresee_answers(job: Job, asked: answers.Asked, prompts: list[Sample], *, known: bool) -> list[Sample]:

@@ -146,7 +146,9 @@ def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part 
     if sampled < len(samples.distinct) and select.spectral(map(str, selection)):
         notes.append(f"statistics that take a spectrum are taken of {sampled:,} of {len(samples.distinct):,} samples")
     name = found.name if quantized is None else f"{found.name}-{quantized}"
-    summary = Summary("", name, data.name, rows=len(samples.of_row), notes=notes, part=part and str(part))
+    summary = Summary(
+        "", name, data.name, rows=len(samples.of_row), notes=notes, part=None if part is None else str(part)
+    )
     run_spec["quantization"] = quantize.identity(quantized)
     if asked:
         run_spec["answer"] = asked.settings.as_json()

@@ -25,13 +25,13 @@ from layercache.extract import (
     reference,
 )
 from layercache.extract.conditions import stage
-from layercache.extract.dry_run import measure, plan_only
+from layercache.extract.dry_run import by_part, measure, plan_only
 from layercache.extract.job import Job, open_run, prepare
 from layercache.extract.kept import Kept
 from layercache.extract.loop import CHECKED, Loop
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
 from layercache.extract.summary import Summary, told
-from layercache.parts import Part
+from layercache.parts import Part, Work
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.rows import row_frame
@@ -76,13 +76,32 @@ def extract(
     for note in job.summary.notes:
         progress.note(note)
     if dry_run:
-        groups = plan_only(job, store)
+        groups = plan_only(job, store).groups
         if dry_run == "measure":
             measure(job, groups, progress)
     else:
         _carry_out(job, store, progress, ShardLimits(shard_bytes, shard_seconds))
     job.summary.seconds = time.monotonic() - started
     return job.summary
+
+
+def plan(
+    model_spec: ModelSpec,
+    data: Dataset,
+    spec: ExtractSpec,
+    store: Path,
+    count: int,
+    *,
+    part: Part | None = None,
+    kept: Kept | None = None,
+) -> list[Work]:
+    """Say what each of `count` parts of a run (or of a part of it) lacks. Reads no weights but to hash them.
+
+    Raises:
+        LayercacheError: as `extract`.
+    """
+    writer.check_writable(store)
+    return by_part(prepare(model_spec, data, spec, part, Kept() if kept is None else kept), store, count)
 
 
 def _answer(job: Job, asked: answers.Asked, run: layout.Run, progress: Progress, limits: ShardLimits) -> Published:

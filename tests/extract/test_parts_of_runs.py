@@ -14,6 +14,7 @@ from layercache.extract.kept import Kept
 from layercache.extract.run import extract
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
+from layercache.store.merge import merge
 from layercache.store.verify import verify
 
 from .conftest import make_data
@@ -90,3 +91,23 @@ def test_four_parts_in_one_store_are_one_run(
     for counted in ("samples", "forward_passes", "tokens", "new_samples", "new_answers", "generated_tokens"):
         assert sum(getattr(one, counted) for one in done) == getattr(whole, counted), counted
     check_same(tmp_path / "store", tmp_path / "whole")
+
+
+def test_stores_of_parts_merge_into_one_run_with_every_answer_in_its_rows(
+    models_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec, named = SPECS["answers"], ModelSpec(model=str(models_of("llama")))
+    extract(named, data(), spec, tmp_path / "whole", Progress())
+    kept, given = Kept(), data()
+    for part in parts.every(3):
+        store = tmp_path / f"own-{part.index}"
+        extract(named, given, spec, store, Progress(), part=part, kept=kept)
+        rows = layercache.open(store).rows(layercache.open(store).runs()[0], "data")
+        assert rows["answer"].is_null().any()
+    for turn in range(2):
+        merged = [merge(tmp_path / f"own-{index}", tmp_path / "merged") for index in range(3)]
+        assert not any(one.notes for one in merged)
+        assert any(one.shards for one in merged) == (turn == 0)
+        check_same(tmp_path / "merged", tmp_path / "whole")
+    files = sorted((tmp_path / "merged").glob("run=*/rows/*"))
+    assert len(files) == 3 + 2, "the second merge wrote rows again"
