@@ -211,6 +211,7 @@ def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
     # Settled when Ray is imported: it sends nothing home, and prints nothing of workers on stdout, which is for data.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError as error:
@@ -218,21 +219,29 @@ def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address in (None, "local"):
-        ray.init(
-            "local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            _temp_dir=None if temp is None else str(temp.resolve()),
-            **quiet,
-        )
+    if address is None or address == "local":
+        started = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        with _hushed():
+            ray.init("local", _temp_dir=None if temp is None else str(temp.resolve()), **started, **quiet)
         return True
-    assert address is not None
     _dial(address)
     _rehearse(address)
-    ray.init(address, **quiet)
+    with _hushed():
+        ray.init(address, **quiet)
     return True
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Throw away what is written to standard error by other than Python: Ray greets there."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _dial(address: str) -> None:

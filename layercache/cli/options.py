@@ -110,6 +110,14 @@ def device_names(text: str | None) -> list[str]:
     return [f"cuda:{name}" if name.isdecimal() else name for name in names]
 
 
+def check_engine(engine: str, workers: int | None, devices: str | None) -> None:
+    """Refuse options that do not go together."""
+    if engine == "local" and workers is not None:
+        raise RecipeError(f"--workers {workers} goes with --engine ray; on this machine use --devices")
+    if engine != "local" and devices is not None:
+        raise RecipeError(f"--devices and --engine {engine} exclude each other: use --workers")
+
+
 def plain(value: Any) -> Any:
     """Make the tuple of an option that may be repeated a list."""
     return list(value) if isinstance(value, tuple) else value

@@ -7,29 +7,27 @@ Only the data set's rows, the parts' names and the summaries cross between proce
 which every machine has to see under one path. A process that dies is replaced, and its part goes on with what is missing.
 """
 
+import logging
 import pickle
-import platform
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from layercache import __version__, engine, parts
+from layercache import __version__, engine
 from layercache.dataset import Dataset
 from layercache.engine import RETRIES, Cluster, Node
-from layercache.errors import LayercacheError, ModelError, StoreError
-from layercache.extract import batching, checkpoint, run
-from layercache.extract.kept import Kept
+from layercache.errors import LayercacheError, ModelError
+from layercache.extract import run
+from layercache.extract.ray_worker import EVERY, Crew, Orders, Tally, Worker
 from layercache.extract.summary import Summary, united
 from layercache.parts import Part, Work
-from layercache.progress import Notes, Progress, Task
+from layercache.progress import Once, Progress, Task
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.store.publish import staging
 
@@ -37,43 +35,23 @@ _FINER = 4
 """Parts a worker gets, where all are equally fast."""
 _ROUNDS = 2
 """What is drawn from all samples needs every prompt's answer first, and is missing once more then."""
-_EVERY = 0.5
-"""Seconds between two reports of progress."""
-
 Pairs = Sequence[tuple[Dataset, ModelSpec]]
 
 
-class Crew(NamedTuple):
-    """Workers, and what each has: processors, GPUs; and how many of them a machine's memory is shared by."""
-
-    workers: int
-    cpus: int
-    gpus: int
-    shared_by: int
-
-
-@dataclass
-class _Orders:
-    """What every worker is told: what to run, by the place among the pairs, and where to."""
-
-    version: str
-    spec: ExtractSpec
-    models: list[ModelSpec]
-    data: list[Any]
-    store: Path
-    mark: str
-    crew: Crew
-    tally: Any
-
-
 def extract(
-    pairs: Pairs, spec: ExtractSpec, store: Path, progress: Progress, workers: int | None = None
+    pairs: Pairs,
+    spec: ExtractSpec,
+    store: Path,
+    progress: Progress,
+    workers: int | None = None,
+    part: Part | None = None,
 ) -> list[Summary]:
     """Run what is missing on the cluster that `engine.on` has connected to.
 
     Args:
         pairs: data sets and models.
         workers: processes that hold a model; when not given one on every GPU, or on every machine where there is none.
+        part: run only the samples of this part.
 
     Returns:
         A summary a pair: what all workers did.
@@ -88,8 +66,8 @@ def extract(
     store = store.resolve()
     done: list[list[Summary]] = [[] for _ in pairs]
     before: list[int] | None = None
-    said = _Once(progress)
-    with _orders(pairs, spec, store, crew) as orders:
+    said = Once(progress)
+    with _orders(pairs, spec, store, crew, part) as orders:
         for _ in range(_ROUNDS):
             planned = _where_models_run(_plan, orders)
             before = before or [sum(work.samples for work in works) for works in planned]
@@ -139,19 +117,19 @@ def _fit(node: Node, cpus: int, gpus: int) -> int:
 
 
 @contextmanager
-def _orders(pairs: Pairs, spec: ExtractSpec, store: Path, crew: Crew) -> Iterator[_Orders]:
+def _orders(pairs: Pairs, spec: ExtractSpec, store: Path, crew: Crew, part: Part | None) -> Iterator[Orders]:
     import ray
 
     shared = {id(data): ray.put(data) for data, _ in pairs}
-    tally = ray.remote(num_cpus=0)(_Tally).remote()
+    tally = ray.remote(num_cpus=0)(Tally).remote()
     # A folder that is there for as long as this takes: who does not see it sees another store.
     with staging(store) as mark:
         models, data = [model for _, model in pairs], [shared[id(data)] for data, _ in pairs]
-        yield _Orders(__version__, spec, models, data, store, str(mark), crew, tally)
+        yield Orders(__version__, spec, models, data, part, store, mark, crew, tally)
     ray.kill(tally)
 
 
-def _where_models_run(function: "Callable[[_Orders, _Worker], list[Any]]", orders: _Orders) -> list[Any]:
+def _where_models_run(function: "Callable[[Orders, Worker], list[Any]]", orders: Orders) -> list[Any]:
     """Call a function where the device is of the workers' kind, since dtype and kernel, and so the run, go by it."""
     import ray
 
@@ -164,27 +142,29 @@ def _where_models_run(function: "Callable[[_Orders, _Worker], list[Any]]", order
         raise engine.died("extract", error) from error
 
 
-def _do(function: "Callable[[_Orders, _Worker], list[Any]]", orders: _Orders) -> bytes:
-    worker = _Worker(orders)
+def _do(function: "Callable[[Orders, Worker], list[Any]]", orders: Orders) -> bytes:
+    worker = Worker(orders)
     return worker.told(lambda: function(orders, worker))
 
 
-def _plan(orders: _Orders, worker: "_Worker") -> list[list[Work]]:
+def _plan(orders: Orders, worker: "Worker") -> list[list[Work]]:
     count = max(1, -(-_FINER * orders.crew.workers // len(orders.models)))
     return [
-        run.plan(model, worker.data(pair), orders.spec, orders.store, count, kept=worker.kept)
+        run.plan(model, worker.data(pair), orders.spec, orders.store, count, part=orders.part, kept=worker.kept)
         for pair, model in enumerate(orders.models)
     ]
 
 
-def _finish(orders: _Orders, worker: "_Worker") -> list[Summary]:
+def _finish(orders: Orders, worker: "Worker") -> list[Summary]:
     return [
-        run.extract(model, worker.data(pair), orders.spec, orders.store, Progress(), kept=worker.kept)
+        run.extract(
+            model, worker.data(pair), orders.spec, orders.store, Progress(), part=orders.part, kept=worker.kept
+        )
         for pair, model in enumerate(orders.models)
     ]
 
 
-def _run(jobs: list[tuple[int, Work]], orders: _Orders, progress: Progress) -> Iterator[tuple[int, Summary]]:
+def _run(jobs: list[tuple[int, Work]], orders: Orders, progress: Progress) -> Iterator[tuple[int, Summary]]:
     """Let the pool run parts; yield what became of them, as they come."""
     import ray.data
 
@@ -194,14 +174,13 @@ def _run(jobs: list[tuple[int, Work]], orders: _Orders, progress: Progress) -> I
     passes = {(pair, str(work.part)): work.passes for pair, work in jobs}
     with _quiet(), progress.task(f"extract on {crew.workers} workers", total, "passes") as task:
         outcomes = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            _Worker,
+            Worker,
             fn_constructor_args=[orders],
-            # No part waits for a busy actor while another one is idle.
+            # No part waits for a busy actor while another one is idle. Ray Data replaces an actor that dies, and gives
+            # its part to be done again, without end: who counts is the tally.
             compute=ray.data.ActorPoolStrategy(size=min(crew.workers, len(items)), max_tasks_in_flight_per_actor=1),
             num_cpus=crew.cpus,
             num_gpus=crew.gpus or None,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
         with _Watch(orders.tally, passes, task) as watch:
             try:
@@ -215,8 +194,12 @@ def _run(jobs: list[tuple[int, Work]], orders: _Orders, progress: Progress) -> I
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray Data from showing bars and plans of its own."""
+    """Keep Ray Data from showing bars and plans of its own; its log file has all of it."""
     from ray.data import DataContext
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
     context = DataContext.get_current()
     settings = {"enable_progress_bars": False, "print_on_execution_start": False}
@@ -236,117 +219,6 @@ def _answer(outcome: bytes) -> Any:
     if isinstance(found, Exception):
         raise found
     return found
-
-
-class _Worker:
-    """Runs parts, one after the other, with the model that it has loaded; an actor of the pool."""
-
-    def __init__(self, orders: _Orders) -> None:
-        self._orders, self.kept = orders, Kept()
-        self._data: tuple[Any, Dataset] | None = None
-        self._seen: set[int] = set()
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Run one part; what is the user's to mend is returned, since Ray would make a traceback of it."""
-        batching.CPU_SHARED_BY[0] = self._orders.crew.shared_by
-        torch.set_num_threads(self._orders.crew.cpus)
-        return {**row, "outcome": self.told(lambda: self._part(int(row["pair"]), row["part"]))}
-
-    def told(self, work: Callable[[], Any]) -> bytes:
-        """Return what a piece of work gave, or the error that it ended with."""
-        here = platform.node()
-        try:
-            return pickle.dumps(work())
-        except LayercacheError as error:
-            return pickle.dumps(type(error)(f"on worker {here}: {error}"))
-        except OSError as error:
-            return pickle.dumps(error)
-        except Exception:
-            return pickle.dumps(RuntimeError(f"on worker {here}:\n{traceback.format_exc()}"))
-
-    def data(self, pair: int) -> Dataset:
-        """Return the data set of a pair; the last one is kept."""
-        import ray
-
-        wanted = self._orders.data[pair]
-        if self._data is None or self._data[0] != wanted:
-            self._data = wanted, ray.get(wanted)
-        return self._data[1]
-
-    def _part(self, pair: int, part: str) -> Summary:
-        orders, model = self._orders, self._orders.models[pair]
-        if pair not in self._seen:
-            self._look(model)
-            self._seen.add(pair)
-        told = _Told(orders.tally, (pair, part))
-        return run.extract(
-            model, self.data(pair), orders.spec, orders.store, told, part=parts.parse(part), kept=self.kept
-        )
-
-    def _look(self, model: ModelSpec) -> None:
-        """See that this machine has what the driver has."""
-        orders = self._orders
-        if orders.version != __version__:
-            raise LayercacheError(
-                f"layercache {__version__} is installed, and {orders.version} where the command was given: install the"
-                " same on every machine"
-            )
-        if not Path(orders.mark).is_dir():
-            raise StoreError(
-                f"the store {orders.store} is not the one of the machine where the command was given: put it where"
-                " every machine has the same folder under the same path"
-            )
-        try:
-            checkpoint.find(
-                model.model, model.revision, adapter=model.adapter, trust_remote_code=orders.spec.trust_remote_code
-            )
-        except ModelError as error:
-            raise ModelError(
-                f"{error}; every worker has to find the model under that name: put its folder at the same path on every"
-                " machine, or on a disk that they share"
-            ) from error
-
-
-class _Tally:
-    """Counts what workers have run of every part; an actor of its own."""
-
-    def __init__(self) -> None:
-        self._done: dict[tuple[int, str], Counter[str]] = {}
-
-    def begin(self, part: tuple[int, str]) -> None:
-        """Count a part from nothing: it is begun, or begun again."""
-        self._done[part] = Counter()
-
-    def add(self, part: tuple[int, str], counts: dict[str, int]) -> None:
-        """Add to a part."""
-        self._done[part].update(counts)
-
-    def read(self) -> dict[tuple[int, str], dict[str, int]]:
-        """Return the counts of every part that was begun."""
-        return {part: dict(counts) for part, counts in self._done.items()}
-
-
-class _Told(Notes, Task):
-    """A worker's progress, which the tally is told of now and then."""
-
-    def __init__(self, tally: Any, part: tuple[int, str]) -> None:
-        super().__init__()
-        self._tally, self._part = tally, part
-        self._new: Counter[str] = Counter()
-        self._last = time.monotonic()
-        tally.begin.remote(part)
-
-    @contextmanager
-    def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
-        """Open a piece of work: one of the part's."""
-        yield self
-
-    def advance(self, amount: int = 1, **counts: int) -> None:
-        """Count units done."""
-        self._new.update({"": amount, **counts})
-        if time.monotonic() - self._last >= _EVERY:
-            self._tally.add.remote(self._part, dict(self._new))
-            self._new, self._last = Counter(), time.monotonic()
 
 
 class _Watch:
@@ -374,7 +246,7 @@ class _Watch:
         self._finished.add((pair, part))
 
     def _watch(self) -> None:
-        while not self._end.wait(_EVERY):
+        while not self._end.wait(EVERY):
             self._show()
 
     def _show(self) -> None:
@@ -394,17 +266,3 @@ class _Watch:
         if any(more.values()):
             self._shown.update(more)
             self._task.advance(more.pop("", 0), **more)
-
-
-class _Once(Progress):
-    """Passes on every note once, whichever worker says it."""
-
-    def __init__(self, inner: Progress) -> None:
-        self._inner, self._said = inner, set[str]()
-        self.task = inner.task  # type: ignore[method-assign]
-
-    def note(self, text: str) -> None:
-        """Say one line that was not said before."""
-        if text not in self._said:
-            self._said.add(text)
-            self._inner.note(text)
