@@ -193,9 +193,7 @@ def anchor_index(task: Task, rows: list[Row], spec: DeltaPSpec) -> int:
     return max(above, key=lambda index: own[layers[index]], default=len(layers) - 1)
 
 
-def _uses(
-    store: Store, task: Task, logits: Logits, at: int, spec: DeltaPSpec, pool: ThreadPoolExecutor
-) -> list[Row]:
+def _uses(store: Store, task: Task, logits: Logits, at: int, spec: DeltaPSpec, pool: ThreadPoolExecutor) -> list[Row]:
     """Return how well clean states foretell the groups of the first change, and what that does for detection."""
     change, layers, how = task.changes[0], task.feature.layers, task.problem.folds
     clean = delta_p_probe.read(store, task, layers[at], CLEAN)

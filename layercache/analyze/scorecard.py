@@ -59,9 +59,7 @@ def _tfidf(given: Problem) -> Scores:
         if given.classes is None:
             found = baselines.tfidf_numbers(counts, given.y, given.folds, pool)
             return number_scores(given, found, baselines.expected(given.y, given.folds))
-        return class_scores(
-            given, baselines.tfidf_classes(counts, given.y, len(given.classes), given.folds, pool)
-        )
+        return class_scores(given, baselines.tfidf_classes(counts, given.y, len(given.classes), given.folds, pool))
 
 
 def add_baselines(card: Scorecard, given: Problem, texts: Scores, spec: ProbeSpec) -> None:
@@ -103,9 +101,7 @@ def add_probes(card: Scorecard, given: Problem, feature: Feature, probes: list[P
         metrics[one.layer] = {name: estimate.value for name, estimate in probed.items()}
     card.rows += tables.row(_key(given, **place), "left_out", given.total - len(given.rows), given.total)
     if spec.keep:
-        name, tensors, info = keep.files(
-            given, feature.site, feature.pooling, [one.fitted for one in probes], metrics
-        )
+        name, tensors, info = keep.files(given, feature.site, feature.pooling, [one.fitted for one in probes], metrics)
         while f"{name}.json" in card.files:
             name += "_"
         card.files |= {f"{name}.safetensors": tensors, f"{name}.json": info}

@@ -61,11 +61,11 @@ def scores(
     if texts is not None:
         columns["text"] = pa.array(texts, pa.string())
     arrays = []
-    for field in arrow_schema(SAMPLE_SCORES):
-        if field.name in columns:
-            arrays.append(columns[field.name])
+    for column in arrow_schema(SAMPLE_SCORES):
+        if column.name in columns:
+            arrays.append(columns[column.name])
         else:
-            arrays.append(pa.repeat(pa.scalar(key.get(field.name), field.type), len(rows)))
+            arrays.append(pa.repeat(pa.scalar(key.get(column.name), column.type), len(rows)))
     return pa.Table.from_arrays(arrays, schema=arrow_schema(SAMPLE_SCORES))
 
 

@@ -163,9 +163,7 @@ def extract(
     names = device_names(devices)
     # What would be done is found out without a cluster.
     with engines.on(engine, address) if not only_say else nullcontext():
-        summaries = study.extract(
-            asked, store, progress, dry_run=only_say, part=part, devices=names, workers=workers
-        )
+        summaries = study.extract(asked, store, progress, dry_run=only_say, part=part, devices=names, workers=workers)
     if as_json:
         print_json([asdict(summary) for summary in summaries])
         return

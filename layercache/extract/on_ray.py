@@ -123,10 +123,12 @@ def _orders(pairs: Pairs, spec: ExtractSpec, store: Path, crew: Crew, part: Part
     shared = {id(data): ray.put(data) for data, _ in pairs}
     tally = ray.remote(num_cpus=0)(Tally).remote()
     # A folder that is there for as long as this takes: who does not see it sees another store.
-    with staging(store) as mark:
-        models, data = [model for _, model in pairs], [shared[id(data)] for data, _ in pairs]
-        yield Orders(__version__, spec, models, data, part, store, mark, crew, tally)
-    ray.kill(tally)
+    try:
+        with staging(store) as mark:
+            models, data = [model for _, model in pairs], [shared[id(data)] for data, _ in pairs]
+            yield Orders(__version__, spec, models, data, part, store, mark, crew, tally)
+    finally:
+        ray.kill(tally)
 
 
 def _where_models_run(function: "Callable[[Orders, Worker], list[Any]]", orders: Orders) -> list[Any]:
@@ -134,12 +136,13 @@ def _where_models_run(function: "Callable[[Orders, Worker], list[Any]]", orders:
     import ray
 
     if not orders.crew.gpus or torch.cuda.is_available():
-        return _answer(_do(function, orders))
+        return function(orders, Worker(orders))
     call = ray.remote(num_cpus=orders.crew.cpus, num_gpus=orders.crew.gpus, max_retries=RETRIES)(_do)
     try:
-        return _answer(ray.get(call.remote(function, orders)))
+        found: list[Any] = _answer(ray.get(call.remote(function, orders)))
     except ray.exceptions.RayError as error:
         raise engine.died("extract", error) from error
+    return found
 
 
 def _do(function: "Callable[[Orders, Worker], list[Any]]", orders: Orders) -> bytes:
@@ -157,9 +160,7 @@ def _plan(orders: Orders, worker: "Worker") -> list[list[Work]]:
 
 def _finish(orders: Orders, worker: "Worker") -> list[Summary]:
     return [
-        run.extract(
-            model, worker.data(pair), orders.spec, orders.store, Progress(), part=orders.part, kept=worker.kept
-        )
+        run.extract(model, worker.data(pair), orders.spec, orders.store, Progress(), part=orders.part, kept=worker.kept)
         for pair, model in enumerate(orders.models)
     ]
 
@@ -215,7 +216,8 @@ def _quiet() -> Iterator[None]:
 
 def _answer(outcome: bytes) -> Any:
     """Return what a worker did, or raise what it said."""
-    found = pickle.loads(outcome)
+    # Of a process that runs what this one sends it.
+    found = pickle.loads(outcome)  # noqa: S301
     if isinstance(found, Exception):
         raise found
     return found

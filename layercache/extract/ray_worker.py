@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from layercache.progress import Notes, Task
 from layercache.recipe import ExtractSpec, ModelSpec
 
 if TYPE_CHECKING:
+    from layercache.extract.kept import Kept
     from layercache.extract.summary import Summary
 
 EVERY = 0.5
@@ -54,15 +56,20 @@ class Worker:
     """Runs parts, one after the other, with the model that it has loaded; an actor of the pool."""
 
     def __init__(self, orders: Orders) -> None:
-        from layercache.extract.kept import Kept
-
-        self._orders, self.kept = orders, Kept()
+        self._orders = orders
         self._data: tuple[Any, Dataset] | None = None
         self._seen: set[int] = set()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Run one part; what is the user's to mend is returned, since Ray would make a traceback of it."""
         return {**row, "outcome": self.told(lambda: self._part(int(row["pair"]), row["part"]))}
+
+    @cached_property
+    def kept(self) -> "Kept":
+        """What the parts that this worker runs share."""
+        from layercache.extract.kept import Kept
+
+        return Kept()
 
     def told(self, work: Callable[[], Any]) -> bytes:
         """Return what a piece of work gave, or the error that it ended with."""
@@ -88,17 +95,19 @@ class Worker:
     def _part(self, pair: int, part: str) -> "Summary":
         import ray
 
-        orders, model = self._orders, self._orders.models[pair]
+        orders = self._orders
+        # Before all else, so that whatever ends the process is counted.
         begun = ray.get(orders.tally.begin.remote((pair, part)))
         if begun > RETRIES + 1:
             raise LayercacheError(
-                f"the process that runs part {part} of {model.model} died {begun - 1} times; where it ran out of memory use"
-                " fewer workers or a smaller --batch-tokens. The same command does the rest"
+                f"the process that runs part {part} died {begun - 1} times; where it ran out of memory use fewer workers"
+                " or a smaller batch_tokens. The same command does the rest"
             )
         import torch
 
         from layercache.extract import batching, run
 
+        model = orders.models[pair]
         batching.CPU_SHARED_BY[0] = orders.crew.shared_by
         torch.set_num_threads(orders.crew.cpus)
         if pair not in self._seen:

@@ -86,9 +86,7 @@ def test_an_address_where_nobody_answers_is_one_line_at_once(address: str, call:
     assert address in done.err
 
 
-def test_a_server_that_is_no_cluster_is_given_up(
-    silent: int, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_no_cluster_is_given_up(silent: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setattr(engine, "_JOIN", 1.0)
     done = call("analyze", "probe", "--engine", "ray", "--address", f"127.0.0.1:{silent}", "--store", SAMPLE)
@@ -150,7 +148,7 @@ def test_a_process_that_dies_is_replaced_and_one_that_keeps_dying_is_given_up(
     with engine.on("ray"):
         assert list(engine.each(die_once, range(6), what="dying")) == list(range(6))
         assert {mark.name for mark in tmp_path.iterdir()} == {"0", "3"}
-        with pytest.raises(LayercacheError, match="^dying: Ray lost the process that did it 4 times"):
+        with pytest.raises(LayercacheError, match=r"^dying: Ray lost the process that did it 4 times"):
             list(engine.each(die, [0], what="dying"))
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")

@@ -177,14 +177,13 @@ def test_what_is_wrong_on_a_worker_is_one_line_that_names_it(
 def test_a_part_that_kills_its_workers_is_given_up(
     ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Deadly:
-        @property
-        def trust_remote_code(self) -> bool:
+    class Deadly(list):  # type: ignore[type-arg]
+        def __getitem__(self, place: Any) -> Any:
             os._exit(1)
 
-    between(monkeypatch, lambda orders: setattr(orders, "spec", Deadly()))
+    between(monkeypatch, lambda orders: setattr(orders, "models", Deadly()))
     monkeypatch.setattr(on_ray, "_FINER", 1)
-    with engine.on("ray"), pytest.raises(LayercacheError, match=r"that runs part 0/1 of demo died 4 times"):
+    with engine.on("ray"), pytest.raises(LayercacheError, match=r"that runs part 0/1 died 4 times"):
         on_ray.extract(*small(tmp_path), Progress(), 1)
     assert capfd.readouterr() == ("", "")
 
