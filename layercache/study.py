@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from layercache import __version__, dataset, engine, recipe
+from layercache import __version__, dataset, engine, nearest, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from layercache.dataset import Dataset
@@ -37,6 +38,27 @@ class Analysed:
     results: "pa.Table"
     path: Path | None
     cached: bool
+
+    def frame(self) -> "pl.DataFrame":
+        """Return the results as a Polars frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.results)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def __str__(self) -> str:
+        from layercache.analyze import summary
+
+        return summary.summarise(self.results)
+
+    def _repr_html_(self) -> str:
+        """Show the tables by layer in a notebook, and every number behind them; text of the store is escaped."""
+        from layercache import table
+
+        numbers = f"<details><summary>{len(self.results):,} numbers</summary>{table.html(self.results)}</details>"
+        lines = "\n".join(map(table.html_text, str(self).split("\n")))
+        return f"<pre>{lines}</pre>{numbers}"
 
 
 @dataclass(frozen=True)
@@ -246,7 +268,8 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         AnalysisError: an analysis cannot be computed from what the store holds.
         StoreError: there is no store at `path`.
     """
-    from layercache import analyze as analyses
+    from layercache.analyze import analyze as analyze_one
+    from layercache.analyze import reads
     from layercache.store import reader, results
 
     if engine.cluster() is not None:
@@ -260,14 +283,15 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if spec.kind == "compare":
             # It reads what the others found, which is why it comes last.
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
-        found = results.find(path, spec.kind, settings, inputs)
+        found = results.find(path, spec.kind, settings, [*inputs, *reads(spec)])
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
-        outcome = analyses.analyze(store, spec, progress)
-        done.append(
-            Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
-        )
+        outcome = analyze_one(store, spec, progress)
+        # Named again: a model of the hub may have been fetched only now.
+        inputs += reads(spec)
+        kept = results.save(path, spec.kind, settings, inputs, outcome)
+        done.append(Analysed(spec.kind, outcome.results, kept, cached=False))
     return done
 
 
@@ -294,7 +318,7 @@ def specs_to_run(path: Path, kinds: Sequence[str], overrides: dict[str, Any]) ->
     asked = [spec for study in kept for spec in study.analyze]
     for kind in kinds:
         if kind not in recipe.ANALYSES:
-            raise RecipeError(f"unknown analysis {kind!r}: use one of {', '.join(recipe.ANALYSES)}")
+            raise RecipeError(f"unknown analysis {kind!r}: {nearest.hint(kind, recipe.ANALYSES)}")
     chosen = [spec for spec in asked if not kinds or spec.kind in kinds]
     present = {spec.kind for spec in chosen}
     chosen += [recipe.ANALYSES[kind]() for kind in kinds if kind not in present]

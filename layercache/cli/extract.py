@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from layercache.cli import completion
 from layercache.cli.options import (
     check_engine,
     device_names,
@@ -24,7 +25,7 @@ from layercache.errors import RecipeError
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "spectrum_sample", "sink_cutoff"),
-    *("dtype", "device", "device_map", "attn", "quantize", "compile", "reference", "truncate"),
+    *("dtype", "device", "device_map", "max_memory", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
     *("generate_layers", "max_new_tokens", "stop", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
     *("no_final_norm", "generate_answer"),
@@ -37,10 +38,21 @@ DATA_OPTIONS = (
 
 
 @click.command()
-@click.argument("recipe_name", metavar="[RECIPE]", required=False)
+@click.argument("recipe_name", metavar="[RECIPE]", required=False, shell_complete=completion.recipes)
 @set_option
-@click.option("--model", "models", multiple=True, help="A folder, a hub name, or demo; may be repeated.")
-@click.option("--data", "source", help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=completion.models,
+    help="A folder, a hub name, or demo; may be repeated.",
+)
+@click.option(
+    "--data",
+    "source",
+    shell_complete=completion.sources,
+    help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.",
+)
 @click.option("--prompt", "template", help='Prompt template: "Title: {title}". Every field becomes a span.')
 @click.option("--name", help="What the data set is called in the store.")
 @click.option("--label", "labels", multiple=True, metavar="NAME:KIND", help="KIND: number, category, boolean, text.")
@@ -80,6 +92,9 @@ DATA_OPTIONS = (
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--device-map", help="Spread the layers over all GPUs: auto, balanced, sequential.")
+@click.option(
+    "--max-memory", metavar="DEVICE=SIZE,…", help="What weights may take, with --device-map: 0=20GB,cpu=60GB."
+)
 @click.option("--attn", help="auto, eager, sdpa, flex_attention, flash_attention_2.")
 @click.option("--quantize", help="int8 or nf4: quantise the linear layers inside the blocks (bitsandbytes).")
 @click.option("--adapter", help="Folder of a PEFT adapter (LoRA) trained on the --model.")

@@ -22,8 +22,16 @@ def store_option(command: F) -> F:
         envvar="LAYERCACHE_STORE",
         show_default=True,
         show_envvar=True,
+        callback=_remember,
         help="Directory of the store.",
     )(command)
+
+
+def _remember(context: click.Context, _param: click.Parameter, store: Path) -> Path:
+    """Keep the store and the command's name, for what is said when the program is stopped."""
+    if isinstance(context.obj, dict):
+        context.obj.update(store=store, command=context.info_name)
+    return store
 
 
 def quiet_option(command: F) -> F:
@@ -44,8 +52,35 @@ def set_option(command: F) -> F:
 
 
 def format_option(*, of: tuple[str, ...] = FORMATS) -> Callable[[F], F]:
-    """Add `--format`, how a table is printed."""
-    return click.option("--format", "fmt", type=click.Choice(of), default="table")
+    """Add `--format`, how a table is printed, and `--json`, which is short for one of them."""
+
+    def add(command: F) -> F:
+        short = click.option(
+            *("--json", "as_json"),
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_ask_for_json,
+            help="The same as --format json.",
+        )
+        return click.option(
+            "--format", "fmt", type=click.Choice(of), default="table", callback=_form, help="How the table is printed."
+        )(short(command))
+
+    return add
+
+
+def _ask_for_json(context: click.Context, _param: click.Parameter, asked: bool) -> None:
+    context.meta["layercache.json"] = asked
+
+
+def _form(context: click.Context, _param: click.Parameter, form: str) -> str:
+    """Return the format asked for; --json is one way to ask for it."""
+    if not context.meta.get("layercache.json"):
+        return form
+    if form not in ("table", "json"):
+        raise click.UsageError(f"--json and --format {form} exclude each other", context)
+    return "json"
 
 
 def param_option(command: F) -> F:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from layercache.cli import completion
 from layercache.cli.options import (
     check_engine,
     device_names,
@@ -22,7 +23,7 @@ from layercache.errors import RecipeError
 
 
 @click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
 @store_option
 @quiet_option
@@ -49,7 +50,7 @@ def run(
     setting is TOML or plain text.
 
     \b
-    layercache run movies
+    layercache run demo --store demo-store
     layercache run movies --set models=gpt2,./my-llama --set data.source=action.csv
     """
     from dataclasses import asdict
@@ -79,7 +80,7 @@ def run(
 
 
 @click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
 @click.option("--dry-run", is_flag=True, help="Train nothing: say what is there, and what is wrong with the grid.")
 @format_option()
@@ -93,6 +94,7 @@ def finetune(recipe_name: str, settings: tuple[str, ...], dry_run: bool, fmt: st
     same recipe takes those that are there.
 
     \b
+    layercache finetune boolq_lora --dry-run
     layercache finetune boolq_lora --set finetune.r=1,16 --set finetune.alpha=1,16,256
     """
     import pyarrow as pa

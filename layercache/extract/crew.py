@@ -20,6 +20,10 @@ from layercache.parts import Part
 from layercache.progress import Progress, Task
 from layercache.recipe import Recipe
 
+WORKER = ("-m", "layercache.extract.device_worker")
+"""What the interpreter is to run on each device."""
+_LOOK = 0.5
+"""Seconds between looks for Ctrl-C."""
 _PATIENCE = 60.0
 """Seconds that a process has to publish what it has run, once it is told to stop."""
 
@@ -39,7 +43,7 @@ class _Worker:
         self.job: Job | None = None
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "layercache.extract.device_worker"],
+            [sys.executable, *WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -70,6 +74,15 @@ class _Worker:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+
+    def end(self) -> None:
+        """Wait for the process, and let go of what it was heard by."""
+        self.process.wait()
+        self.close()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.errors.close()
 
     def last_words(self) -> str:
         """Return the last line that the process wrote to its standard error."""
@@ -112,9 +125,7 @@ class Crew:
             for one in alive:
                 one.process.kill()
         for one in self._workers:
-            one.process.wait()
-            one.close()
-            one.errors.close()
+            one.end()
 
     def run(self, jobs: Sequence[Job]) -> "list[tuple[Job, Summary]]":
         """Do every job on the first device that is free for it.
@@ -131,7 +142,7 @@ class Crew:
             self._hand(worker, waiting)
         busy = {id(worker) for worker in self._workers}
         while busy:
-            worker, event = self._events.get()
+            worker, event = self._next()
             if "advance" in event:
                 self._task.advance(event["advance"], **event["counts"])
             elif "note" in event:
@@ -150,6 +161,12 @@ class Crew:
         if self.failures:
             raise LayercacheError(_told(self.failures, len(waiting)))
         return done
+
+    def _next(self) -> "tuple[_Worker, dict[str, Any]]":
+        """Wait for an event, and look up now and then: Ctrl-C may have reached another thread than this one."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._events.get(timeout=_LOOK)
 
     def _hand(self, worker: _Worker, waiting: "deque[Job]") -> None:
         """Give a process its next job, or let it end."""

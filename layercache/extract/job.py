@@ -16,6 +16,7 @@ from layercache.extract import (
     fingerprint,
     head,
     model,
+    placement,
     quantize,
     reference,
     select,
@@ -115,6 +116,7 @@ def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part 
         quantized=quantized,
         compiled=spec.compile,
         device_map=spec.device_map,
+        max_memory=placement.limits(spec.max_memory),
     )
     selection, notes = select.select(spec, plan)
     if found.encoder_only:

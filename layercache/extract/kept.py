@@ -34,7 +34,7 @@ class Kept:
         Raises:
             ModelError: as `model.load`.
         """
-        key = identity, str(plan.device), plan.device_map
+        key = identity, str(plan.device), plan.device_map, str(plan.max_memory)
         if self._model is None or self._model[0] != key:
             self.drop()
             self._model = key, model.load(plan)

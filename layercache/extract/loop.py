@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from layercache.errors import ModelError
-from layercache.extract import batching, lens, quantize, reference, selfcheck, spectrum
+from layercache.extract import batching, lens, placement, quantize, reference, selfcheck, spectrum
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
@@ -90,6 +90,8 @@ class Loop:
         self.lacking: Counter[tuple[str, str]] = Counter()
         if model.quantized is not None:
             self._note(quantize.note(model.quantized))
+        if (slow := placement.note(model.module)) is not None:
+            self._note(slow)
 
     def check(self, samples: list[Sample]) -> dict[str, Any]:
         """Check the model, unless that is not wanted; feed it and read its lens from then on as was found right.

@@ -1,6 +1,5 @@
 """Reads a store. Files are found through manifests, never by a wildcard; what is held twice counts once."""
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import polars as pl
 import pyarrow as pa
 
+from layercache import nearest
 from layercache.errors import StoreError
 from layercache.outputs import one_row_a_token
 from layercache.store import manifest, rows, sequence
@@ -120,10 +120,8 @@ class Store:
                 return matches[0]
             if matches:
                 raise StoreError(f"{name!r} could be any of {', '.join(run.id for run in matches)}: give one of them")
-        known = [name for run in runs for name in (run.id, run.model)]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"it holds {', '.join(run.id for run in runs) or 'no runs'}"
-        raise StoreError(f"no run {name!r} in {self.path}: {hint}")
+        known = [*(run.id for run in runs), *(run.model for run in runs)]
+        raise StoreError(f"no run {name!r} in {self.path}: {nearest.hint(name, known, 'it holds')}")
 
     def data(self, run: Run | str) -> list[RowsInfo]:
         """List the data sets whose rows are stored for a run, by name, the newest rows file of each."""
@@ -164,8 +162,8 @@ class Store:
     def _rows_path(self, run: Run | str, data: str) -> Path:
         files = self._rows_files(run)
         if data not in files:
-            known = ", ".join(sorted(files)) or "none"
-            raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: it has {known}")
+            said = nearest.hint(data, sorted(files), "it has")
+            raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: {said}")
         return files[data].path
 
     def _run(self, run: Run | str) -> Run:
