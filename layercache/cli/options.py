@@ -114,6 +114,31 @@ def limit_options(command: F) -> F:
     )
 
 
+def engine_options(command: F) -> F:
+    """Add `--engine` and `--address`: where independent pieces of work are done."""
+    from layercache.engine import NAMES
+
+    address = click.option(
+        "--address", help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT; started here when not given."
+    )
+    return click.option(
+        "--engine",
+        type=click.Choice(NAMES),
+        default="local",
+        show_default=True,
+        help="Where the work is done: in this process, or on Ray, here or on a cluster.",
+    )(address(command))
+
+
+def workers_option(command: F) -> F:
+    """Add `--workers`, the processes of an extraction on Ray."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="With --engine ray: processes that hold a model; one on every GPU when not given, or on every machine.",
+    )(command)
+
+
 def shard_option(command: F) -> F:
     """Add `--shard`, a part of the samples."""
     return click.option(
@@ -134,6 +159,14 @@ def device_names(text: str | None) -> list[str]:
     if "" in names:
         raise RecipeError(f"--devices {text!r}: give devices separated by commas (0,1)")
     return [f"cuda:{name}" if name.isdecimal() else name for name in names]
+
+
+def check_engine(engine: str, workers: int | None, devices: str | None) -> None:
+    """Refuse options that do not go together."""
+    if engine == "local" and workers is not None:
+        raise RecipeError(f"--workers {workers} goes with --engine ray; on this machine use --devices")
+    if engine != "local" and devices is not None:
+        raise RecipeError(f"--devices and --engine {engine} exclude each other: use --workers")
 
 
 def plain(value: Any) -> Any:

@@ -7,13 +7,16 @@ import click
 
 from layercache.cli import completion
 from layercache.cli.options import (
+    check_engine,
     device_names,
     devices_option,
+    engine_options,
     format_option,
     json_option,
     quiet_option,
     set_option,
     store_option,
+    workers_option,
 )
 from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
 from layercache.errors import RecipeError
@@ -27,6 +30,8 @@ from layercache.errors import RecipeError
 @json_option
 @click.option("--shard", hidden=True)
 @devices_option
+@engine_options
+@workers_option
 def run(
     recipe_name: str,
     settings: tuple[str, ...],
@@ -35,6 +40,9 @@ def run(
     as_json: bool,
     shard: str | None,
     devices: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
 ) -> None:
     """Run a study: train adapters where it asks for any, extract, analyse, report.
 
@@ -47,6 +55,7 @@ def run(
     """
     from dataclasses import asdict
 
+    from layercache import engine as engines
     from layercache import recipe, study
 
     if shard is not None:
@@ -55,7 +64,10 @@ def run(
             " this command without --shard for the rest"
         )
     progress = reporter(quiet)
-    result = study.run(recipe.load(recipe_name, settings), store, progress, devices=device_names(devices))
+    check_engine(engine, workers, devices)
+    asked, names = recipe.load(recipe_name, settings), device_names(devices)
+    with engines.on(engine, address):
+        result = study.run(asked, store, progress, devices=names, workers=workers)
     if as_json:
         extracted = [asdict(summary) for summary in result.extracted]
         analysed = [{"kind": one.kind, "path": one.path, "cached": one.cached} for one in result.analysed]

@@ -1,6 +1,7 @@
 """Reads a store. Files are found through manifests, never by a wildcard; what is held twice counts once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -63,11 +64,18 @@ def open(path: str | Path) -> "Store":
     return store
 
 
+@lru_cache(maxsize=8)
+def _open_again(name: str) -> "Store":
+    """Open a store that was pickled, by its path or URL, once in this process."""
+    return Store(mirror.located(name))
+
+
 class Store:
     """A store that is open for reading. Wherever a run is asked for, its name will do (see `run`).
 
     A published shard never changes, so what was read of one is remembered; new runs, shards and rows are
-    seen at the next call, of a store in a bucket those of other machines when it is opened again.
+    seen at the next call, of a store in a bucket those of other machines when it is opened again. Pickled it is its path
+    or URL, and what it remembers stays behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,6 +83,9 @@ class Store:
         self._shards: dict[Path, dict[str, ShardInfo]] = {}
         self._ids: dict[Path, pa.Array] = {}
         self._overlaps: dict[tuple[Path, ...], list[Exclusion]] = {}
+
+    def __reduce__(self) -> "tuple[Callable[[str], Store], tuple[str]]":
+        return _open_again, (mirror.name(self.path),)
 
     def __repr__(self) -> str:
         return f"Store({mirror.name(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
