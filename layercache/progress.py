@@ -34,6 +34,31 @@ class Progress:
         """Say one line that the user should see (a count of rows left out, a fallback chosen)."""
 
 
+class Notes(Progress):
+    """Keeps what is said, to be said elsewhere."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep one line."""
+        self.texts.append(text)
+
+
+class Once(Progress):
+    """Passes on every note once, whoever says it; tasks as they are."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner, self._said = inner, set[str]()
+        self.task = inner.task  # type: ignore[method-assign]
+
+    def note(self, text: str) -> None:
+        """Say one line that was not said before."""
+        if text not in self._said:
+            self._said.add(text)
+            self._inner.note(text)
+
+
 class _LineTask(Task):
     """Prints a line at the start of the work's end and every `every` seconds between."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from layercache.cli import completion
-from layercache.cli.options import FORMATS, format_option, quiet_option, store_option
+from layercache.cli.options import FORMATS, engine_options, format_option, quiet_option, store_option
 from layercache.cli.output import reporter, say_analysed, width
 
 
@@ -35,6 +35,7 @@ from layercache.cli.output import reporter, say_analysed, width
     "--metrics",
     help="Numbers to compute (text: bleu; quality: cka, infonce), or metrics to compare, separated by commas.",
 )
+@click.option("--with-quantiles", is_flag=True, default=None, help="Compare quantiles of metrics too, not only means.")
 @click.option("--outputs", help="Generated outputs to score, by name or its start.")
 @click.option("--answer", "reference", help="Columns to compare text with, separated by commas.")
 @click.option("--bertscore-model", help="Encoder of BERTScore: a folder, a hub name, or minilm.")
@@ -56,10 +57,19 @@ from layercache.cli.output import reporter, say_analysed, width
 @click.option("--max-samples", type=int, help="Samples whose states quality looks at.")
 @click.option("--bootstrap", type=int, help="Resamples behind each interval.")
 @click.option("--seed", type=int, help="Seed of folds, shuffles and resamples.")
+@engine_options
 @format_option(of=tuple(one for one in FORMATS if one != "parquet"))
 @store_option
 @quiet_option
-def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settings: Any) -> None:
+def analyze(
+    kinds: tuple[str, ...],
+    store: Path,
+    quiet: bool,
+    fmt: str,
+    engine: str,
+    address: str | None,
+    **settings: Any,
+) -> None:
     """Ask about layers, on a CPU, without the model.
 
     KIND is probe, probe_depth, entropy, text, delta_p, quality, choices or compare; none named means what the recipes kept in
@@ -73,11 +83,14 @@ def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settin
     layercache analyze delta_p --conditions knockout-subject,control-subject
     layercache analyze quality --pooling mean@prompt --metrics dataset_entropy,cka
     """
+    from layercache import engine as engines
     from layercache import study, table
 
     progress = reporter(quiet)
     overrides = {key: value for key, value in settings.items() if value is not None}
-    analysed = study.analyze(store, study.specs_to_run(store, kinds, overrides), progress)
+    specs = study.specs_to_run(store, kinds, overrides)
+    with engines.on(engine, address):
+        analysed = study.analyze(store, specs, progress)
     if fmt == "table":
         say_analysed(analysed, progress)
         return

@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from layercache import nearest
+from layercache.cli.output import named
 
 EXIT = 2
 
@@ -16,7 +17,7 @@ EXIT = 2
 def fail(message: str) -> NoReturn:
     """Print `error: message` and leave."""
     label = click.style("error:", fg="red", bold=True) if coloured() else "error:"
-    click.echo(f"{label} {one_line(message)}", err=True)
+    click.echo(f"{label} {one_line(named(message))}", err=True)
     sys.exit(EXIT)
 
 

@@ -13,17 +13,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "markdown")
 
 
+class StorePath(click.Path):
+    """A directory, or the URL of a place in a bucket, which becomes the directory that mirrors it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the store."""
+        if "/" not in str(value) or ":" not in str(value).partition("/")[0]:
+            return super().convert(value, param, ctx)
+        from layercache.store import mirror
+
+        return mirror.located(value)
+
+
 def store_option(command: F) -> F:
     """Add `--store`, which every command takes."""
     return click.option(
         "--store",
-        type=click.Path(path_type=Path),
+        type=StorePath(),
+        metavar="PATH|URL",
         default=Path("store"),
         envvar="LAYERCACHE_STORE",
         show_default=True,
         show_envvar=True,
         callback=_remember,
-        help="Directory of the store.",
+        help="Directory of the store, or a bucket: s3://bucket/prefix.",
     )(command)
 
 
@@ -96,6 +112,61 @@ def limit_options(command: F) -> F:
     return click.option("--memory", default="2GB", show_default=True, help="Memory the query may use.")(
         timeout(command)
     )
+
+
+def engine_options(command: F) -> F:
+    """Add `--engine` and `--address`: where independent pieces of work are done."""
+    from layercache.engine import NAMES
+
+    address = click.option(
+        "--address", help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT; started here when not given."
+    )
+    return click.option(
+        "--engine",
+        type=click.Choice(NAMES),
+        default="local",
+        show_default=True,
+        help="Where the work is done: in this process, or on Ray, here or on a cluster.",
+    )(address(command))
+
+
+def workers_option(command: F) -> F:
+    """Add `--workers`, the processes of an extraction on Ray."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="With --engine ray: processes that hold a model; one on every GPU when not given, or on every machine.",
+    )(command)
+
+
+def shard_option(command: F) -> F:
+    """Add `--shard`, a part of the samples."""
+    return click.option(
+        "--shard", metavar="I/N", help="Run part I of N of the samples; parts need not know of each other."
+    )(command)
+
+
+def devices_option(command: F) -> F:
+    """Add `--devices`, a process on each."""
+    return click.option(
+        "--devices", metavar="A,B,…", help="Devices, a process on each: 0,1 (GPUs by number), all, or cpu,cpu."
+    )(command)
+
+
+def device_names(text: str | None) -> list[str]:
+    """Read `0,1` as names of devices."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise RecipeError(f"--devices {text!r}: give devices separated by commas (0,1)")
+    return [f"cuda:{name}" if name.isdecimal() else name for name in names]
+
+
+def check_engine(engine: str, workers: int | None, devices: str | None) -> None:
+    """Refuse options that do not go together."""
+    if engine == "local" and workers is not None:
+        raise RecipeError(f"--workers {workers} goes with --engine ray; on this machine use --devices")
+    if engine != "local" and devices is not None:
+        raise RecipeError(f"--devices and --engine {engine} exclude each other: use --workers")
 
 
 def plain(value: Any) -> Any:

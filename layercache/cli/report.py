@@ -27,13 +27,13 @@ def report(out: Path | None, title: str | None, samples: int, store: Path, as_js
     """
     from layercache import recipe
     from layercache import report as reports
-    from layercache.store import reader
+    from layercache.store import mirror, reader
 
     spec = recipe.validate(recipe.ReportSpec, {"samples": samples}, where="report")
     opened = reader.open(store)
     if out is None and opened.frozen:
         raise RecipeError(f"{store} is frozen, nothing is written into it: say where the page goes with -o FILE")
-    page = reports.build(opened, out or store / "report.html", spec, title)
+    page = reports.build(opened, out or mirror.beside(store, "report.html"), spec, title)
     if as_json:
         print_json({"report": page})
     else:

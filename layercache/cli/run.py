@@ -6,8 +6,20 @@ from pathlib import Path
 import click
 
 from layercache.cli import completion
-from layercache.cli.options import format_option, json_option, quiet_option, set_option, store_option
+from layercache.cli.options import (
+    check_engine,
+    device_names,
+    devices_option,
+    engine_options,
+    format_option,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+    workers_option,
+)
 from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
+from layercache.errors import RecipeError
 
 
 @click.command()
@@ -16,7 +28,22 @@ from layercache.cli.output import print_json, reporter, say_analysed, say_extrac
 @store_option
 @quiet_option
 @json_option
-def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, as_json: bool) -> None:
+@click.option("--shard", hidden=True)
+@devices_option
+@engine_options
+@workers_option
+def run(
+    recipe_name: str,
+    settings: tuple[str, ...],
+    store: Path,
+    quiet: bool,
+    as_json: bool,
+    shard: str | None,
+    devices: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+) -> None:
     """Run a study: train adapters where it asks for any, extract, analyse, report.
 
     RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, sample). The VALUE of a
@@ -28,10 +55,19 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
     """
     from dataclasses import asdict
 
+    from layercache import engine as engines
     from layercache import recipe, study
 
+    if shard is not None:
+        raise RecipeError(
+            f"only extraction is done by parts: `layercache extract {recipe_name} --shard {shard}` for every part, then"
+            " this command without --shard for the rest"
+        )
     progress = reporter(quiet)
-    result = study.run(recipe.load(recipe_name, settings), store, progress)
+    check_engine(engine, workers, devices)
+    asked, names = recipe.load(recipe_name, settings), device_names(devices)
+    with engines.on(engine, address):
+        result = study.run(asked, store, progress, devices=names, workers=workers)
     if as_json:
         extracted = [asdict(summary) for summary in result.extracted]
         analysed = [{"kind": one.kind, "path": one.path, "cached": one.cached} for one in result.analysed]

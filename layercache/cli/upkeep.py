@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from layercache.cli import completion
-from layercache.cli.options import json_option, quiet_option, store_option
-from layercache.cli.output import print_json, reporter
+from layercache.cli.options import StorePath, json_option, quiet_option, store_option
+from layercache.cli.output import named, print_json, reporter
 from layercache.errors import RecipeError
 
 
@@ -37,9 +37,9 @@ def verify(deep: bool, mend: bool, store: Path, quiet: bool, as_json: bool) -> N
         print_json({"problems": listed, "moved": [one._asdict() for one in moved], "left": len(left)})
     else:
         for problem in problems:
-            click.echo(str(problem))
+            click.echo(named(str(problem)))
         for one in moved:
-            click.echo(f"moved {one.path} to {one.to}")
+            click.echo(named(f"moved {one.path} to {one.to}"))
         reporter(quiet).note(_verdict(len(problems), len(left), mend))
     sys.exit(1 if left else 0)
 
@@ -76,7 +76,7 @@ def gc(older_than: str, dry_run: bool, store: Path, quiet: bool, as_json: bool) 
         print_json({name: [one._asdict() for one in listed] for name, listed in done._asdict().items()})
         return
     for one in (*done.removed, *done.kept):
-        click.echo(f"{one.path}: {one.what}")
+        click.echo(named(f"{one.path}: {one.what}"))
     size = quantities.in_words(sum(one.bytes for one in done.removed))
     reporter(quiet).note(f"{len(done.removed)} {'would be ' if dry_run else ''}removed, {size}")
 
@@ -114,7 +114,7 @@ def compact(run_names: tuple[str, ...], size: str, store: Path, quiet: bool, as_
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, metavar="STORE...", type=StorePath())
 @store_option
 @quiet_option
 @json_option
@@ -143,7 +143,7 @@ def merge(sources: tuple[Path, ...], store: Path, quiet: bool, as_json: bool) ->
             progress.note(note)
         size = quantities.in_words(one.bytes)
         click.echo(
-            f"{one.source}: new runs: {one.runs}, {one.shards} shards ({one.there} were there), {one.files} files,"
+            f"{named(str(one.source))}: new runs: {one.runs}, {one.shards} shards ({one.there} were there), {one.files} files,"
             f" {one.results} results, {size}"
         )
 
