@@ -22,7 +22,7 @@ import polars as pl
 from layercache.recipe import ReportSpec
 from layercache.report import page
 from layercache.report.browser import choosing, inside, listing, scores
-from layercache.report.browser.encode import Tables
+from layercache.report.browser.encode import Tables, size
 from layercache.report.browser.filling import Insides, fill
 from layercache.report.browser.inside import Held
 from layercache.report.browser.listed import Shown, lists
@@ -33,8 +33,8 @@ from layercache.report.text import count, plain
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 
-LISTED = 2000
-"""Rows that are listed, of all data sets together."""
+LISTED, MOST_BYTES = 2000, 2_600_000
+"""Rows that are listed, of all data sets together; what the browser's data may take of a page of five million bytes."""
 _HERE = Path(__file__).parent
 _SCRIPTS = ("draw.js", "panels.js", "layers.js", "list.js", "browser.js")
 _HOW = (
@@ -69,9 +69,10 @@ def section(store: Store, numbers: pl.DataFrame, spec: ReportSpec, place: str) -
         for number, run in enumerate(runs)
         if run.id not in left_out
     }
-    insides = fill(store, numbers, shown, held, tables, spec.tokens)
-    for own, whole in zip(listed, insides.whole, strict=True):
-        own["whole"] = {key: why for key, why in own["whole"].items() if int(key) in set(whole)}
+    left = MOST_BYTES - size(listed) - size(tables.json())
+    insides = fill(store, numbers, shown, held, tables, spec.tokens, left)
+    for own, one, whole in zip(listed, shown, insides.whole, strict=True):
+        own["whole"] = _marked(own, one.data, whole, tables)
     data = {
         "runs": [_run_json(run, names[run.id], held[run.id][1] if run.id in held else None) for run in runs],
         "sets": listed,
@@ -98,6 +99,18 @@ def _shown(
         kept = {place: new for new, place in enumerate(places)}
         chosen = [one._replace(place=kept[one.place]) for one in chosen]
         found.append(Shown(data.take(places), [one.take(kept) for one in scored], chosen, len(data.rows)))
+    return found
+
+
+def _marked(own: dict[str, Any], data: DataSet, whole: list[int], tables: Tables) -> dict[str, int | None]:
+    """Return the rows that are marked as whole, place → why: those that are, and those with their prompts."""
+    keys = list(zip(*(data.samples(run) for run in range(len(data.runs))), strict=True))
+    places = {keys[place]: place for place in whole}
+    found = {}
+    for place, key in enumerate(keys):
+        if key in places:
+            same = f"the prompt of row {own['rows'][places[key]]}"
+            found[str(place)] = own["whole"][str(place)] if place in whole else tables.text(same)
     return found
 
 

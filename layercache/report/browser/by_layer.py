@@ -45,7 +45,9 @@ def predictions(store: Store, numbers: pl.DataFrame, data: DataSet, run: int) ->
         data=data.name,
     )
     found = []
-    for key in own.select(_PLACE).unique(maintain_order=True).sort("analysis", "label", descending=[True, False]).rows():
+    for key in (
+        own.select(_PLACE).unique(maintain_order=True).sort("analysis", "label", descending=[True, False]).rows()
+    ):
         where = {"run": data.runs[run].id, "data": data.name, **dict(zip(_PLACE, key, strict=True))}
         scored, _ = frames.sample_scores(store, where)
         scored = scored.drop_nulls("layer")

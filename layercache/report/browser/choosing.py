@@ -34,7 +34,7 @@ def choose(data: DataSet, scores: Sequence[Score], asked: Sequence[int], how_man
         asked: places of rows that are shown in any case.
         how_many: rows chosen beside them.
     """
-    chosen = {place: ASKED for place in asked}
+    chosen = dict.fromkeys(asked, ASKED)
     samples = [data.samples(run) for run in range(len(data.runs))]
     prompts = [tuple(one[place] for one in samples) for place in range(len(data.rows))]
     taken = {prompts[place] for place in chosen}

@@ -40,7 +40,7 @@ function plainNumber(value) {
 
 function probability(parts) {
   if (parts === null || parts === undefined) return "–";
-  return parts > 0 && parts < 10 ? "<.001" : fixed(parts / 10000, 3);
+  return parts < 10 ? "<.001" : fixed(parts / 10000, 3);
 }
 
 function visible(text) {
@@ -56,13 +56,13 @@ function tokenText(text) {
 }
 
 function select(label, options, value, onchange) {
-  const made = el("select", { onchange: () => onchange(made.value) });
+  const made = el("select", { "aria-label": label, onchange: () => onchange(made.value) });
   for (const [group, own] of options) {
     const inner = own.map(([name, text]) => el("option", { value: name }, text));
     made.append(...(group ? [el("optgroup", { label: group }, inner)] : inner));
   }
   made.value = value;
-  return el("label", { class: "control" }, el("span", {}, label), made);
+  return el("label", { class: "control" }, el("span", { "aria-hidden": "true" }, label), made);
 }
 
 // One of `cells` can be tabbed to; the arrow keys go on from there. `columns` of them make a line.

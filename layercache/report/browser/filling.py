@@ -15,7 +15,6 @@ from layercache.report.browser.inside import Held
 from layercache.report.browser.listed import Shown
 from layercache.store.reader import Store
 
-SAMPLE_BYTES = 1_800_000
 _REFERENCES = 5
 
 
@@ -44,6 +43,7 @@ def fill(
     runs: dict[str, tuple[int, Held]],
     tables: Tables,
     n_tokens: int,
+    most_bytes: int,
 ) -> Insides:
     """Fill the page with samples, those shown whole first; what does not fit is left out.
 
@@ -54,14 +54,19 @@ def fill(
         runs: of each run on the page, by id, its number there and what it holds.
         tables: texts and tokens of the page.
         n_tokens: most probable tokens of each layer.
+        most_bytes: what it may take in the page.
     """
     sources = [
-        [_Source(store, numbers, one, at, *runs[run.id], n_tokens) for at, run in enumerate(one.data.runs) if run.id in runs]
+        [
+            _Source(store, numbers, one, at, *runs[run.id], n_tokens)
+            for at, run in enumerate(one.data.runs)
+            if run.id in runs
+        ]
         for one in shown
     ]
     abouts = {f"{number}/{one.number}": one.about() for number, own in enumerate(sources) for one in own}
     found = Insides({}, {}, abouts, [[] for _ in shown], 0)
-    left, short = SAMPLE_BYTES - encode.size(abouts), 0
+    left, short = most_bytes - encode.size(abouts), 0
     for number, place, complete in _order(shown):
         mark, before = tables.mark(), tables.bytes
         samples, rows = {}, {}

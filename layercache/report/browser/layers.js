@@ -1,78 +1,103 @@
 // Panels of numbers by layer: what probes predict, and what is left of a right answer under changed passes.
 
 function predictionsPanel(at) {
-  const found = (at.row?.predictions || [])
-    .map((own, number) => own && [at.about.predictions[number], own])
-    .filter(Boolean)
-    .map(([about, own]) => (about.kind === "class" ? classStrip(at, about, own) : numberLine(at, about, own)));
-  if (!found.length) return null;
-  const note = "By probes that were not fitted on this row, and by the lens where it chooses among given answers.";
+  const groups = new Map();
+  (at.row?.predictions || []).forEach((own, number) => {
+    if (!own) return;
+    const about = at.about.predictions[number];
+    const key = `${about.kind} ${about.label}`;
+    groups.set(key, [...(groups.get(key) || []), { about, own, place: placeName(about) }]);
+  });
+  if (!groups.size) return null;
+  const found = [...groups.values()].map((own) => (own[0].about.kind === "class" ? classStrips(at, own) : numberLines(at, own)));
+  const note = "By probes that were not fitted on this row, and by the lens where it chooses among given answers. Green: right; orange, dashed: wrong.";
   return panel("predictions", "Predictions by layer", note, found);
 }
 
-function predictionName(at, about) {
+function placeName(about) {
+  return `${about.analysis === "choices" ? "lens, " : ""}${about.place}`;
+}
+
+function labelHeading(at, about) {
   const truth = at.part.labels.find((label) => label.name === about.label);
   const value = truth ? labelText(truth, at.place) : null;
-  const who = about.analysis === "choices" ? "lens" : "probe";
-  return `${about.label}, ${who} at ${about.place}${value === null ? "" : ` (true: ${value})`}`;
+  return el("h5", {}, value === null ? about.label : `${about.label}: ${value}`);
 }
 
-function classStrip(at, about, [names, p, right]) {
+// A line a place, a column a layer.
+function classStrips(at, group) {
   const texts = at.page.tables.texts;
+  const layers = [...new Set(group.flatMap(({ about }) => about.layers))].sort((a, b) => a - b);
   const output = el("output", { class: "readout faint" });
-  const heads = el("tr", {}, about.layers.map((layer) => el("th", { scope: "col" }, String(layer))));
-  const reads = about.layers.map((layer, row) =>
-    names[row] === null
-      ? `layer ${layer}: nothing stored`
-      : `layer ${layer}: ${texts[names[row]]}, P ${probability(p[row])}, ${right[row] ? "right" : "wrong"}`,
-  );
-  const cells = about.layers.map((layer, row) => {
-    const kind = names[row] === null ? null : right[row] ? "right" : "wrong";
-    const inner = names[row] === null ? "" : [el("span", { class: "name" }, texts[names[row]]), el("small", {}, probability(p[row]))];
-    const cell = el("td", { class: kind, "--p": ((p[row] ?? 0) / 10000).toFixed(3), "aria-label": reads[row] }, inner);
-    cell.addEventListener("click", () => at.setLayer(layer));
-    return cell;
+  const [cells, reads] = [[], []];
+  const rows = group.map(({ about, own: [names, p, right], place }) => {
+    const line = layers.map((layer) => {
+      const row = about.layers.indexOf(layer);
+      const there = row >= 0 && names[row] !== null;
+      const inner = there ? [el("span", { class: "name" }, texts[names[row]]), el("small", {}, probability(p[row]))] : "";
+      const said = there ? `${texts[names[row]]}, P ${probability(p[row])}, ${right[row] ? "right" : "wrong"}` : "nothing stored";
+      reads.push(`${place}, layer ${layer}: ${said}`);
+      const kind = there ? (right[row] ? "right" : "wrong") : null;
+      const look = { class: kind, "--p": there ? (p[row] / 10000).toFixed(3) : "0", "aria-label": reads[reads.length - 1] };
+      const cell = el("td", { role: "gridcell", ...look, onclick: () => at.setLayer(layer) }, inner);
+      cells.push(cell);
+      return cell;
+    });
+    return el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader" }, place), line);
   });
-  rove(cells, cells.length, (row) => {
-    output.textContent = reads[row];
+  rove(cells, layers.length, (number) => {
+    output.textContent = reads[number];
   });
-  const follow = (layer) => {
-    cells.forEach((cell, row) => cell.classList.toggle("here", about.layers[row] === layer));
-    output.textContent = reads[about.layers.indexOf(layer)] || "";
-  };
+  const follow = (layer) => cells.forEach((cell, number) => cell.classList.toggle("here", layers[number % layers.length] === layer));
   at.followers.set(cells, follow);
-  follow(at.layer);
-  const table = el("table", { class: "strip" }, el("thead", {}, heads), el("tbody", {}, el("tr", {}, cells)));
-  return el("div", {}, el("h5", {}, predictionName(at, about)), el("div", { class: "scroll" }, table), output);
+  const heads = el("tr", {}, el("th", {}, "layer"), layers.map((layer) => el("th", { scope: "col" }, String(layer))));
+  const table = el("table", { class: "strip", role: "grid", "aria-label": `${group[0].about.label} by layer` }, el("thead", {}, heads), el("tbody", {}, rows));
+  return el("div", {}, labelHeading(at, group[0].about), el("div", { class: "scroll" }, table), output);
 }
 
-function numberLine(at, about, [values]) {
-  const truth = at.part.labels.find((label) => label.name === about.label)?.values[at.place] ?? null;
-  const all = [...values, truth].filter((value) => value !== null);
+function numberLines(at, group) {
+  const label = group[0].about.label;
+  const truth = at.part.labels.find((one) => one.name === label)?.values[at.place] ?? null;
+  const layers = [...new Set(group.flatMap(({ about }) => about.layers))].sort((a, b) => a - b);
+  const lines = group.map(({ about, own: [values], place }, number) => ({
+    name: place,
+    colour: `var(--c${(number % COLOURS) + 1})`,
+    dash: DASHES[number % DASHES.length],
+    values: layers.map((layer) => values[about.layers.indexOf(layer)] ?? null),
+  }));
+  const all = [...lines.flatMap((line) => line.values), truth].filter((value) => value !== null);
   const [least, most] = [Math.min(...all), Math.max(...all)];
   const margin = (most - least || 1) / 10;
   const digits = most - least < 5 ? 2 : most - least < 50 ? 1 : 0;
-  const output = el("output", { class: "readout faint" });
   const [chart, mark] = lineChart({
-    layers: about.layers,
-    lines: [{ colour: "var(--c1)", dash: "", values }],
+    layers,
+    lines,
     low: least - margin,
     high: most + margin,
     rules: truth === null ? [] : [truth],
     ticks: [least, (least + most) / 2, most],
     digits,
-    title: `${predictionName(at, about)}, predictions over layers`,
+    title: `${label}: predictions over layers`,
     onpick: at.setLayer,
   });
+  const body = el("tbody");
   const follow = (layer) => {
     mark(layer);
-    const value = values[about.layers.indexOf(layer)];
-    if (value === null || value === undefined) output.textContent = "";
-    else output.textContent = `layer ${layer}: ${plainNumber(value)}${truth === null ? "" : `, off by ${signed(value - truth, digits)}`} (dashed: the truth)`;
+    const row = layers.indexOf(layer);
+    const cells = (value) => [plainNumber(value), value === null || truth === null ? "–" : signed(value - truth, digits)];
+    const shown = row < 0 ? [] : lines.map((line) => tableLine(line, cells(line.values[row])));
+    body.replaceChildren(...shown);
   };
   at.followers.set(chart, follow);
-  follow(at.layer);
-  return el("div", {}, el("h5", {}, predictionName(at, about)), chart, output);
+  const heads = ["", "predicted", "off by"].map((name) => el("th", { scope: "col" }, name));
+  const table = el("table", {}, el("thead", {}, el("tr", {}, heads)), body);
+  const beside = el("div", { class: "beside" }, el("div", {}, chart), el("div", { class: "scroll" }, table));
+  return el("div", {}, labelHeading(at, group[0].about), beside, truth === null ? null : el("p", { class: "faint" }, "Dashed: the truth."));
+}
+
+function tableLine(line, texts) {
+  const cells = texts.map((text) => el("td", { class: "n" }, text));
+  return el("tr", {}, el("th", { scope: "row" }, swatch(line), line.name), cells);
 }
 
 function pathwaysPanel(at) {
@@ -132,7 +157,7 @@ function pathway(at, about, own) {
     follow(at.layer);
   };
   const kinds = [["p", `P(${about.label})`], ["delta", "ΔP"]];
-  const control = select("show", [["", kinds]], at.kept.curve, (name) => {
+  const control = select("plotted", [["", kinds]], at.kept.curve, (name) => {
     at.kept.curve = name;
     show();
   });
@@ -144,10 +169,5 @@ function conditionLine(line, own, row) {
   const [lost, flips] = change(own[0][row], own[line.number][row]);
   const cells = line.number ? [signed(lost, 1), lost === null ? "–" : flips ? "yes" : "no"] : ["", ""];
   const p = own[line.number][row];
-  return el(
-    "tr",
-    {},
-    el("th", { scope: "row" }, swatch(line), line.name),
-    [p === null ? "–" : fixed(p / 10000, 3), ...cells].map((text) => el("td", { class: "n" }, text)),
-  );
+  return tableLine(line, [p === null ? "–" : fixed(p / 10000, 3), ...cells]);
 }

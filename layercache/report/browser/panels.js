@@ -271,7 +271,12 @@ function heatTable(at, layers, heads, cellsOf, holder, name) {
   at.followers.get(holder)(at.layer);
   const corner = el("th", { scope: "col" }, "layer");
   const table = el("table", { class: "heat", role: "grid", "aria-label": name }, el("thead", {}, el("tr", {}, corner, heads)), body);
-  return [el("div", { class: "scroll tall" }, table), output];
+  const box = el("div", { class: "scroll tall" }, table);
+  // What the model says next is at the end.
+  requestAnimationFrame(() => {
+    box.scrollLeft = box.scrollWidth;
+  });
+  return [box, output];
 }
 
 function barsPanel(at) {

@@ -14,6 +14,8 @@ from layercache.report.measures import measure
 from layercache.report.text import plain
 from layercache.store.reader import Store
 
+_PREDICTED = ("prediction", "error", "predicted", "correct")
+
 
 class Score(NamedTuple):
     """A number (or class) of every row.
@@ -87,20 +89,25 @@ def _choices(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Sco
 
 def _predicted(data: DataSet, run: int, label: str, place: str, scored: pl.DataFrame, kind: str) -> Score:
     """Return predictions: a class, its probability and whether it is right; or a number and its error."""
-    metrics = {
-        name: scored.filter(metric=name).select("row", pl.col("value").alias(name)) for name in scored["metric"].unique()
-    }
-    if "prediction" in metrics:
-        both = aligned(data, metrics["prediction"], "prediction"), aligned(data, metrics["error"], "error")
-        columns = {"value": encode.significant(both[0]), "error": encode.significant(both[1])}
-        return Score(run, "number", label, place, columns, descending(np.abs(both[1])), f"{plain(label)}: most wrong")
+    values = {name: aligned(data, scored.filter(metric=name), "value") for name in _PREDICTED}
+    if np.isfinite(values["prediction"]).any():
+        columns = {"value": encode.significant(values["prediction"]), "error": encode.significant(values["error"])}
+        order = descending(np.abs(values["error"]))
+        return Score(run, "number", label, place, columns, order, f"{plain(label)}: most wrong")
     said = scored.filter(metric="predicted").select("row", "text")
     names = data.rows.select("row").join(said, on="row", how="left", maintain_order="left")["text"].to_list()
-    p, right = aligned(data, metrics["predicted"], "predicted"), aligned(data, metrics["correct"], "correct")
-    known = classes(names)
-    columns = {**known, "p": encode.probabilities(p), "right": encode.integers(right)}
+    p, right = values["predicted"], values["correct"]
+    columns = {**classes(names), "p": encode.probabilities(p), "right": encode.integers(right)}
     who = "answer" if kind == "choice" else plain(label)
-    return Score(run, kind, label, place, columns, descending(np.where(right == 1, -p, p)), f"{who}: surest and wrong")
+    return Score(
+        run,
+        kind,
+        label,
+        place,
+        columns,
+        descending(np.where(right == 1, -p, p + 0 * right)),
+        f"{who}: surest and wrong",
+    )
 
 
 def _losses(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Score]:
