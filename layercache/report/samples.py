@@ -138,4 +138,5 @@ def stops(layers: list[int]) -> list[int]:
 
 
 def query(store: Store, name: str, **values: object) -> pl.DataFrame:
+    """Run a query of the report's own, under the clean condition where it has one."""
     return to_polars(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))

@@ -58,7 +58,7 @@ def sample_id(row: int, plan: Plan) -> str:
 def p_correct(row: int, layer: int, condition: str) -> float:
     """The probability of a right answer that the stores hold: even rows are right, and row r loses more than row r - 2."""
     clean = 0.9 - 0.001 * layer if row % 2 == 0 else 0.2
-    lost = {"clean": 0.0, "control-name": 0.05, "knockout-name": 0.8 * row / 100}[condition]
+    lost = {"clean": 0.0, "control-name": 0.05, "knockout-name": 0.8 * (row % 100) / 100}[condition]
     return clean - lost if row % 2 == 0 else clean + lost
 
 

@@ -234,6 +234,18 @@ def test_half_of_the_choice_are_extremes_and_the_rest_is_the_same_every_time(
     )
 
 
+def test_only_what_is_wrong_is_called_so(store: Store) -> None:
+    sets = listing.read(store)
+    scored = browser.scores.of_rows(store, frames.results(store), sets[0])
+    (said,) = (score for score in scored if score.kind == "class")
+    assert said.extremes == [11, 8, 5, 2]
+    (lost,) = (score for score in scored if score.kind == "loss")
+    assert lost.extremes == list(range(11, 0, -1)), "row 0 loses nothing"
+    chosen = choosing.choose(sets[0], scored, [], 100)
+    assert {one.place for one in chosen if one.why == said.extreme} <= {11, 8, 5, 2}
+    assert said.take({2: 0, 3: 1, 8: 2}).extremes == [2, 0]
+
+
 @pytest.mark.parametrize("wanted", ["towns:7", f"{7:024x}", f"{7:024x}"[:24]])
 def test_a_sample_asked_for_is_shown_whole(wanted: str, store: Store) -> None:
     data = data_of(store, samples=1, show=[wanted])

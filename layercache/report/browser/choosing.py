@@ -90,9 +90,9 @@ def find(sets: Sequence[DataSet], wanted: Sequence[str]) -> list[list[int]]:
 
 def _in_turn(scores: Sequence[Score]) -> Iterator[tuple[int, str]]:
     """Yield the first row of every order, then the second of every order, with what it is extreme in."""
-    for turn in range(max((len(score.order) for score in scores), default=0)):
+    for turn in range(max((score.n_extreme for score in scores), default=0)):
         for score in scores:
-            if turn < len(score.order):
+            if turn < score.n_extreme:
                 yield score.order[turn], score.extreme
 
 
@@ -126,6 +126,6 @@ def _hint(sets: Sequence[DataSet], wanted: str) -> str:
         close = difflib.get_close_matches(name, names, n=1)
         return f"did you mean {close[0]!r}?" if close else f"the data sets are {', '.join(names) or 'none'}"
     if colon:
-        data = sets[names.index(name)]
-        return f"the rows of {name} are numbered {data.rows['row'].min()} to {data.rows['row'].max()}"
+        rows = sets[names.index(name)].rows["row"].to_list()
+        return f"the rows of {name} are numbered {rows[0]} to {rows[-1]}"
     return f"give a row as {names[0] if names else 'DATA'}:0, or the first digits of a sample's id"

@@ -46,9 +46,10 @@ class Tables:
 
     def undo(self, mark: tuple[int, int, int]) -> None:
         """Forget what came after a mark."""
-        for table, length in zip((self._texts, self._tokens), mark[:2], strict=True):
-            while len(table) > length:
-                table.popitem()
+        while len(self._texts) > mark[0]:
+            self._texts.popitem()
+        while len(self._tokens) > mark[1]:
+            self._tokens.popitem()
         self.bytes = mark[2]
 
     def json(self) -> dict[str, list[Any]]:
@@ -84,8 +85,9 @@ def integers(values: Floats) -> list[Any]:
     """Round to integers; None where a value is not finite."""
     known = np.isfinite(values)
     rounded = np.where(known, np.rint(values), 0).astype(np.int64)
-    found: list[Any] = np.where(known, rounded, None).tolist()
-    return found
+    found: npt.NDArray[Any] = rounded.astype(object)
+    found[~known] = None
+    return list(found.tolist())
 
 
 def significant(values: Sequence[float | None] | Floats, digits: int = 4) -> list[float | int | None]:

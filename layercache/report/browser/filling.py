@@ -69,7 +69,8 @@ def fill(
     left, short = most_bytes - encode.size(abouts), 0
     for number, place, complete in _order(shown):
         mark, before = tables.mark(), tables.bytes
-        samples, rows = {}, {}
+        samples: dict[str, dict[str, Any]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         for source in sources[number]:
             sample, row = source.inside(place, complete, tables)
             # A sample may be there already: by a row with the same prompt.

@@ -1,6 +1,5 @@
 """The rows that the sample browser lists: prompts, samples and labels of a data set, over the runs that have it."""
 
-import os
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -79,7 +78,10 @@ def _united(own: list[pl.DataFrame], prompts: list[pl.DataFrame]) -> pl.DataFram
 
 def shared(prompts: list[str]) -> str:
     """Return what all prompts begin with, up to the end of a word: a list shows what follows it."""
-    common = os.path.commonprefix(prompts) if len(set(prompts)) > 1 else ""
+    # What the first and the last in alphabetical order share, all share.
+    first, last = min(prompts), max(prompts)
+    differ = (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    common = first[: next(differ, min(len(first), len(last)))] if first != last else ""
     return common[: 1 + max((common.rfind(sign) for sign in _BOUNDARY), default=-1)]
 
 

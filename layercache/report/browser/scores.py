@@ -29,6 +29,7 @@ class Score(NamedTuple):
         columns: what the page holds, aligned with the rows.
         order: places of rows, the most extreme first; rows without a value are not in it.
         extreme: how the first of the order are called.
+        n_extreme: how many are called so: of classes the wrong ones, of ΔP those that lose.
     """
 
     run: int
@@ -38,6 +39,12 @@ class Score(NamedTuple):
     columns: dict[str, list[Any]]
     order: list[int]
     extreme: str
+    n_extreme: int
+
+    @property
+    def extremes(self) -> list[int]:
+        """The places of the order's first rows, as far as they are extreme."""
+        return self.order[: self.n_extreme]
 
     def take(self, kept: dict[int, int]) -> "Score":
         """Return the score of some rows only, old place → new place."""
@@ -46,7 +53,8 @@ class Score(NamedTuple):
             name: values if name == "classes" else [values[place] for place in places]
             for name, values in self.columns.items()
         }
-        return self._replace(columns=columns, order=[kept[place] for place in self.order if place in kept])
+        order, extreme = ([kept[place] for place in own if place in kept] for own in (self.order, self.extremes))
+        return self._replace(columns=columns, order=order, n_extreme=len(extreme))
 
     def json(self) -> dict[str, Any]:
         """Return it as the page holds it."""
@@ -79,7 +87,7 @@ def _choices(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Sco
     """Yield the answers that the lens prefers at the last layer."""
     own = numbers.filter(analysis="choices", data=data.name, condition="clean").drop_nulls(["layer", "label"])
     for (run, label, group), part in own.group_by("run", "label", "group", maintain_order=True):
-        number, layer = _number(data, str(run)), part["layer"].max()
+        number, layer = _number(data, str(run)), max(part["layer"].to_list())
         where = {"run": run, "data": data.name, "analysis": "choices", "label": label, "group": group, "layer": layer}
         scored, _ = frames.sample_scores(store, where)
         if number is not None and len(scored):
@@ -93,21 +101,14 @@ def _predicted(data: DataSet, run: int, label: str, place: str, scored: pl.DataF
     if np.isfinite(values["prediction"]).any():
         columns = {"value": encode.significant(values["prediction"]), "error": encode.significant(values["error"])}
         order = descending(np.abs(values["error"]))
-        return Score(run, "number", label, place, columns, order, f"{plain(label)}: most wrong")
+        return Score(run, "number", label, place, columns, order, f"{plain(label)}: most wrong", len(order))
     said = scored.filter(metric="predicted").select("row", "text")
     names = data.rows.select("row").join(said, on="row", how="left", maintain_order="left")["text"].to_list()
     p, right = values["predicted"], values["correct"]
     columns = {**classes(names), "p": encode.probabilities(p), "right": encode.integers(right)}
     who = "answer" if kind == "choice" else plain(label)
-    return Score(
-        run,
-        kind,
-        label,
-        place,
-        columns,
-        descending(np.where(right == 1, -p, p + 0 * right)),
-        f"{who}: surest and wrong",
-    )
+    order = descending(np.where(right == 1, -p, p + 0 * right))
+    return Score(run, kind, label, place, columns, order, f"{who}: surest and wrong", int((right == 0).sum()))
 
 
 def _losses(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Score]:
@@ -122,7 +123,8 @@ def _losses(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Scor
                 columns = {"value": encode.hundredths(lost), "flip": encode.integers(aligned(data, flips, "value"))}
                 where = f"layer {layer}, {plain(pooling)}, {plain(label)}"
                 extreme = f"{plain(str(condition))}: most lost"
-                yield Score(number, "loss", str(condition), where, columns, descending(-lost), extreme)
+                order, lose = descending(-lost), int((lost < 0).sum())
+                yield Score(number, "loss", str(condition), where, columns, order, extreme, lose)
 
 
 def _entropies(store: Store, data: DataSet) -> Iterator[Score]:
@@ -135,23 +137,23 @@ def _entropies(store: Store, data: DataSet) -> Iterator[Score]:
             values = aligned(data, rows, "entropy")
             place = f"layer {lens.layers[-1]}, {plain(lens.position_name)}"
             columns = {"value": encode.hundredths(values)}
-            yield Score(number, "entropy", "entropy", place, columns, descending(values), "lens: least sure at the end")
+            order, extreme = descending(values), "lens: least sure at the end"
+            yield Score(number, "entropy", "entropy", place, columns, order, extreme, len(order))
 
 
 def _texts(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Score]:
     """Yield the score of the last layer's text, by the metric that the text's findings quote."""
     for task in texts.tasks(numbers):
         for run_id in task.scores["run"].unique(maintain_order=True) if task.data == data.name else ():
-            number, layer = _number(data, run_id), task.scores.filter(run=run_id)["layer"].max()
+            number, layer = _number(data, run_id), max(task.scores.filter(run=run_id)["layer"].to_list())
             where = {"run": run_id, "data": data.name, "analysis": "text", "label": task.label, "group": task.output}
             scored, _ = frames.sample_scores(store, {**where, "metric": task.metric, "layer": layer})
             if number is not None and len(scored):
                 values, shown = aligned(data, scored, "value"), measure(task.metric)
                 columns = {"value": encode.significant(values)}
                 order = descending(-values if shown.rising else values)
-                yield Score(
-                    number, "text", shown.name, f"layer {layer}", columns, order, f"text: worst by {shown.name}"
-                )
+                place, extreme = f"layer {layer}", f"text: worst by {shown.name}"
+                yield Score(number, "text", shown.name, place, columns, order, extreme, len(order))
 
 
 def aligned(data: DataSet, scored: pl.DataFrame, column: str) -> encode.Floats:
