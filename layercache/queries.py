@@ -20,6 +20,7 @@ from layercache.errors import QueryError
 
 _HEADER = re.compile(r"--\s*(title|about|param):\s*(.*?)\s*")
 _PARAM = re.compile(r"(\w+)\s*=\s*('(?:[^']|'')*'|\S+)(?:\s+--\s*(.*))?")
+_ANALYSIS = re.compile(r"\banalysis = '(\w+)'")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?")
 
 Value = str | int | float | bool | None
@@ -43,6 +44,11 @@ class Query(NamedTuple):
     sql: str
     """The whole file; the header is comments."""
     params: dict[str, Param]
+
+    @property
+    def analyses(self) -> list[str]:
+        """The kinds of analysis whose results it reads."""
+        return list(dict.fromkeys(_ANALYSIS.findall(self.sql)))
 
     def bind(self, given: Mapping[str, Value]) -> dict[str, Value]:
         """Return the value of every parameter: the one given, or the default.

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from layercache import table
 from layercache.errors import LayercacheError, QueryError
+from layercache.listing import not_analysed
 from layercache.queries import list_queries, load_query
 from layercache.store import reader, sql, views
 from layercache.store.sqltext import identifier
@@ -83,11 +84,13 @@ class Shell:
     def _ask(self, query: str, params: dict[str, object] | None = None) -> pa.Table:
         return sql.run_query(self._store, query, params=params, memory=self._memory, timeout=self._timeout)
 
-    def _show(self, query: str, params: dict[str, object] | None = None) -> None:
+    def _show(self, query: str, params: dict[str, object] | None = None) -> int:
+        """Print what a query gives; return its number of rows."""
         result = self._ask(query, params)
         sys.stdout.flush()
         table.write(result, self._form, sys.stdout.buffer, width=self._width())
         sys.stdout.flush()
+        return int(result.num_rows)
 
     def tables(self, words: list[str]) -> None:
         """List the tables."""
@@ -118,7 +121,8 @@ class Shell:
             raise QueryError("write .query NAME [PARAM=VALUE …]")
         loaded = load_query(words[0])
         given = dict(word.partition("=")[::2] for word in words[1:])
-        self._show(loaded.sql, dict(loaded.bind(given)))
+        if not self._show(loaded.sql, dict(loaded.bind(given))) and (note := not_analysed(self._store, loaded)):
+            print(note, file=sys.stderr)
 
     def help(self, words: list[str]) -> None:
         """Say what can be typed."""

@@ -181,6 +181,21 @@ def test_probes_that_cannot_be_fitted(call: Call, films: Path, tmp_path: Path) -
     _refused(call("analyze", "-q", "--store", "s", "probe"), "rating", "folds")
 
 
+def test_a_query_of_an_analysis_that_was_not_made(call: Call, films: Path) -> None:
+    """The table is empty, as it is for a query of a data set that has no such rows; what to run is said beside it."""
+    assert _extract(call, films, "--label", "rating:number").code == 0
+    empty = call("sql", "--store", "s", "--query", "probe_scores", "--format", "csv")
+    assert empty.code == 0
+    assert empty.out.count("\n") == 1
+    said = "query probe_scores reads results of probe, and the store has none: run `layercache analyze probe` first\n"
+    assert empty.err == said
+    assert call("analyze", "-q", "--store", "s", "probe", "--bootstrap", 0, "--folds", 2).code == 0
+    made = call("sql", "--store", "s", "--query", "probe_scores", "--format", "csv")
+    assert (made.err, made.out.count("\n") > 1) == ("", True)
+    none = call("sql", "--store", "s", "--query", "probe_scores", "--param", "label=other", "--format", "csv")
+    assert (none.err, none.out.count("\n")) == ("", 1)
+
+
 def test_names_that_are_not_there(call: Call, films: Path) -> None:
     assert _extract(call, films, "--limit", 6, "--label", "rating:number").code == 0
     _refused(call("show", "nonsense", "--store", "s"), "nonsense")
@@ -248,6 +263,14 @@ def test_the_balance_of_answers_is_told(call: Call) -> None:
     made = call(*arguments, "--answer", "golden_answers", "--json")
     balance = json.loads(made.out)[0]["answers"]
     assert sum(balance.values()) == 6
-    assert f"answers of 6 rows: {balance['correct']} correct" in made.err
+    told = call(*arguments, "--answer", "golden_answers")
+    assert (told.out + told.err).count(f"answers of 6 rows: {balance['correct']} correct") == 1
     assert balance["unlabelled"] == 0
-    assert "6 with no accepted answer to go by" in call(*arguments).err
+    assert "6 with no accepted answer to go by" in call(*arguments).out
+    # Six prompts and, beside them, six samples of prompt and answer.
+    (listed,) = json.loads(call("ls", "--store", "s", "--json").out)
+    assert (listed["samples"], listed["prompts"]) == (6, 6)
+    clean = json.loads(call("show", listed["run"], "--store", "s", "--json").out)["conditions"]["clean"]
+    assert (clean["samples"], clean["prompts answered"]) == (6, 6)
+    tokens = "SELECT count(*) AS n FROM tokens"
+    assert clean["tokens"] == json.loads(call("sql", tokens, "--store", "s", "--format", "json").out)[0]["n"]

@@ -36,6 +36,7 @@ from layercache.choice_texts import folded
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import ChoicesSpec, ProbeSpec
+from layercache.store import captured
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
@@ -43,11 +44,6 @@ from layercache.store.results import Outcome
 BINS = 15
 """Bins of the calibration error."""
 _SCORES = {"whole": "logprob", "first": "first_logprob"}
-_CHOICES = """
-select output, layer, sample_id, choice, first_logprob, logprob
-from choices
-where run = $run and condition = 'clean'
-"""
 
 
 class Scored(NamedTuple):
@@ -114,7 +110,7 @@ def read(store: Store, spec: ChoicesSpec, progress: Progress) -> list[Scored]:
         AnalysisError: as `choices`.
     """
     chosen = select.runs(store, spec)
-    lines = {run.id: _lines(store, run) for run in chosen}
+    lines = {run.id: captured.choices(store, run) for run in chosen}
     for run in chosen:
         if lines[run.id].is_empty():
             progress.note(f"{run.id}: no answers are scored, left out (`layercache extract --choice` scores some)")
@@ -136,12 +132,6 @@ def read(store: Store, spec: ChoicesSpec, progress: Progress) -> list[Scored]:
     if not found:
         raise AnalysisError(f"no row has both a label and scores of answers: {', '.join(labels)}")
     return found
-
-
-def _lines(store: Store, run: Run) -> pl.DataFrame:
-    frame = pl.from_arrow(store.sql(_CHOICES, {"run": run.id}))
-    assert isinstance(frame, pl.DataFrame)
-    return frame.sort("output", "layer", "sample_id", "choice")
 
 
 def _matching(store: Store, runs: Sequence[Run], lines: dict[str, pl.DataFrame], spec: ChoicesSpec) -> list[str]:

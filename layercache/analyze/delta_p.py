@@ -6,7 +6,7 @@ changed pass minus its control on the same samples (`delta_p_effect`). The study
 those that do not, stands beside it with its noise floor (`delta_p_groups`, `delta_p_noise`): the split is on the outcome.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from layercache.analyze import (
     metrics,
     tables,
 )
-from layercache.analyze.delta_p_data import Task
+from layercache.analyze.delta_p_data import CORRECT, Task
 from layercache.analyze.delta_p_effect import Logits, effect, key
 from layercache.analyze.metrics import Classes, Weights
 from layercache.analyze.scaling import one_thread_each
@@ -62,6 +62,9 @@ def delta_p(store: Store, spec: DeltaPSpec, progress: Progress) -> Outcome:
     tasks = delta_p_data.read(store, spec, progress)
     if not any(task.changes for task in tasks):
         raise AnalysisError("no changed pass holds the states that the probe reads: extract them under the conditions")
+    for task in tasks if spec.p_true is not None else ():
+        # Read at the end only, but a wrong name is to be said before the fits.
+        delta_p_baselines.asking(store, task.problem.run.model, str(spec.p_true))
     rows: list[Row] = []
     scores: list[pa.Table] = []
     work = sum(len(task.feature.layers) + _detects(task, spec) * (len(task.feature.layers) + 1) for task in tasks)
@@ -74,7 +77,9 @@ def delta_p(store: Store, spec: DeltaPSpec, progress: Progress) -> Outcome:
             at = anchor_index(task, rows, spec)
             for change in task.changes:
                 rows += delta_p_effect.unconditioned(task, found, change, spec)
-                rows += delta_p_groups.conditioned(task, found, change, at, spec)
+                groups = list(delta_p_groups.conditioned(task, found, change, at, spec))
+                note_small(task, change.condition, groups, progress)
+                rows += groups
                 rows += delta_p_groups.boundary(task, found, change, at, spec)
             if _detects(task, spec):
                 rows += _uses(store, task, found, at, spec, pool, bar)
@@ -98,8 +103,25 @@ def balance(task: Task, spec: DeltaPSpec, progress: Progress) -> list[Row]:
     right = int(given.y.sum())
     unknown = "" if task.about.dont_know is None else f", {int(np.nansum(task.about.dont_know)):,} say they do not know"
     where = f"{given.run.id}, {given.data}, {given.label.name}, {task.feature.pooling}"
-    progress.note(f"{where}: {right:,} of {n:,} answers are right ({right / n:.0%}){unknown}")
+    what = "answers are right" if given.label.name == CORRECT else f"rows have the label {given.label.name} true"
+    progress.note(f"{where}: {right:,} of {n:,} {what} ({right / n:.0%}){unknown}")
     return found
+
+
+def note_small(task: Task, condition: str, rows: Iterable[Row], progress: Progress) -> None:
+    """Say which groups of a change hold so few samples that their averages are little more than single samples."""
+    sizes: dict[str, list[int]] = {}
+    for row in rows:
+        if (row["metric"], row["condition"]) == ("delta_p", condition) and row["group"] in delta_p_groups.GROUPS:
+            sizes.setdefault(row["group"], []).append(row["n"])
+    for group, found in sizes.items():
+        if min(found) < delta_p_groups.FEW:
+            many = f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"
+            where = f"{task.problem.run.id}, {task.problem.data}, {task.feature.pooling}, {condition}"
+            said = group.replace("_", "-")
+            progress.note(
+                f"{where}: only {many} samples are {said}: below {delta_p_groups.FEW} their average says little"
+            )
 
 
 def probe_rows(task: Task, logits: Logits, spec: DeltaPSpec, pool: ThreadPoolExecutor) -> list[Row]:

@@ -26,16 +26,12 @@ from layercache.analyze.tables import Row
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import EntropySpec
+from layercache.store import captured
 from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
 
-_LENS = """
-select sample_id, layer, entropy, kl_to_final, js_to_final, agrees_with_final, target_logprob, target_rank
-from lens
-where run = $run and condition = 'clean' and position_name = $position
-order by sample_id, layer, output
-"""
+_COLUMNS = ("entropy", "kl_to_final", "js_to_final", "agrees_with_final", "target_logprob", "target_rank")
 
 Statistic = Callable[[Floats, Weights], Floats]
 
@@ -100,10 +96,8 @@ def _positions(store: Store, run: Run, spec: EntropySpec) -> list[str]:
 
 
 def _read(store: Store, run: Run, position: str) -> _Lens:
-    """Read a position's lens; where it is stored with several numbers of top tokens, any one will do."""
-    frame = pl.from_arrow(store.sql(_LENS, {"run": run.id, "position": position}))
-    assert isinstance(frame, pl.DataFrame)
-    frame = frame.unique(["sample_id", "layer"], keep="first", maintain_order=True)
+    """Read a position's lens."""
+    frame = captured.lens(store, run, position, _COLUMNS)
     layers = sorted(
         {layer for lens in store.lens_outputs(run) if lens.position_name == position for layer in lens.layers}
     )

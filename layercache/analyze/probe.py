@@ -41,7 +41,7 @@ def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
     """
     problems = problem.problems(store, spec, progress)
     card = Scorecard()
-    found = [task for run in runs(problems) for task in tasks(store, run, problems, spec, progress)]
+    found = tasks(store, problems, spec, progress)
     total = len(problems) + sum(len(task.feature.layers) for task in found)
     with one_thread_each() as pool, progress.task("probe", total, "fits") as bar:
         for given in problems:
@@ -60,32 +60,41 @@ def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
     return Outcome(tables.results(card.rows), tables.joined(card.scores), card.files)
 
 
-def runs(problems: Sequence[Problem]) -> list[Run]:
-    """List the runs of problems, each once."""
-    return list({given.run.id: given.run for given in problems}.values())
+def tasks(store: Store, problems: Sequence[Problem], spec: ProbingSpec, progress: Progress) -> list[Task]:
+    """Pair problems with the features of their runs, leaving out rows without a state at every layer asked for.
 
-
-def tasks(store: Store, run: Run, problems: Sequence[Problem], spec: ProbingSpec, progress: Progress) -> Iterator[Task]:
-    """Pair a run's problems with its features, leaving out rows without a state at every layer asked for.
+    A label that too few rows are left of is left out with a note, where it was not named and another one can be probed.
 
     Raises:
-        AnalysisError: no row has them.
+        AnalysisError: no row has them, or too few of a label that was named or of all there are.
     """
-    for given in (one for one in problems if one.run.id == run.id):
-        where = f"{run.id}, {given.data}, label {given.label.name!r}"
+    found: list[Task] = []
+    refused: dict[str, AnalysisError] = {}
+    for given in problems:
+        where = f"{given.run.id}, {given.data}, label {given.label.name!r}"
         taken = 0
-        for feature in select.features(store, run, spec):
-            have = states.present(store, run, given.sample_ids, feature)
+        for feature in select.features(store, given.run, spec):
+            have = states.present(store, given.run, given.sample_ids, feature)
             if not have.any():
                 progress.note(f"{where}, {feature.pooling}: no row has states at every layer, nothing to probe")
+                continue
+            taken += 1
+            try:
+                found.append(Task(given.take(have), feature))
+            except AnalysisError as error:
+                refused[problem.refusal(AnalysisError(f"{where}, {feature.pooling}: {error}"), spec)] = error
                 continue
             if not have.all():
                 gone = f"{(~have).sum():,} of {len(have):,} rows left out, without a state at every layer"
                 progress.note(f"{where}, {feature.pooling}: {gone}")
-            taken += 1
-            yield Task(given.take(have), feature)
         if not taken:
             raise AnalysisError(f"{where}: no row has states at every layer asked for; run `layercache extract` first")
+    if not found:
+        for first in refused.values():
+            raise first
+    for note in refused:
+        progress.note(note)
+    return found
 
 
 def by_feature(tasks: Sequence[Task]) -> Iterator[tuple[Run, Feature, list[Task]]]:

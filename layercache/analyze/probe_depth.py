@@ -21,7 +21,7 @@ import numpy.typing as npt
 from layercache.analyze import bootstrap, control, crossfit, information, problem, states, tables, transfer
 from layercache.analyze.metrics import estimated, weighted_mean
 from layercache.analyze.part import Part
-from layercache.analyze.probe import Task, by_feature, runs, tasks
+from layercache.analyze.probe import Task, by_feature, tasks
 from layercache.analyze.scaling import one_thread_each
 from layercache.progress import Progress
 from layercache.recipe import ProbeDepthSpec
@@ -39,7 +39,7 @@ def probe_depth(store: Store, spec: ProbeDepthSpec, progress: Progress) -> Outco
             transferred, when that is asked for.
     """
     problems = problem.problems(store, spec, progress)
-    found = [task for run in runs(problems) for task in tasks(store, run, problems, spec, progress)]
+    found = tasks(store, problems, spec, progress)
     parts = [_part(store, task, spec) for task in found]
     pairs = transfer.pairs(parts, progress) if "transfer_runs" in spec.measures else []
     total = sum(len(part.feature.layers) for part in parts) * (

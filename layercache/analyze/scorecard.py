@@ -104,14 +104,14 @@ def _metric_rows(key: Row, estimates: dict[str, Estimate], scores: Scores) -> li
 
 
 def _sample_scores(key: Row, given: Problem, scores: Scores) -> list[pa.Table]:
-    """Return each reported row's prediction and its error, or its most probable class and whether it is right."""
+    """Return each reported row's prediction and its error, or its most probable class, and its class and whether that is it."""
     rows, ids = given.rows[given.reported], given.sample_ids[given.reported]
     if isinstance(scores, Classes):
         guess = scores.probability.argmax(axis=1)
-        names = [given.classes[index] for index in guess] if given.classes else []
+        names, truths = ([(given.classes or [])[index] for index in own] for own in (guess, scores.truth))
         return [
             tables.scores(key, "predicted", rows, ids, scores.probability.max(axis=1), names),
-            tables.scores(key, "correct", rows, ids, (guess == scores.truth).astype(np.float64)),
+            tables.scores(key, "correct", rows, ids, (guess == scores.truth).astype(np.float64), truths),
         ]
     return [
         tables.scores(key, "prediction", rows, ids, scores.prediction),

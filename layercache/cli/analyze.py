@@ -33,6 +33,7 @@ from layercache.cli.output import reporter, say_analysed, width
     "--metrics",
     help="Numbers to compute (text: bleu; quality: cka, infonce), or metrics to compare, separated by commas.",
 )
+@click.option("--with-quantiles", is_flag=True, default=None, help="Compare quantiles of metrics too, not only means.")
 @click.option("--outputs", help="Generated outputs to score, by name or its start.")
 @click.option("--answer", "reference", help="Columns to compare text with, separated by commas.")
 @click.option("--bertscore-model", help="Encoder of BERTScore: a folder, a hub name, or minilm.")

@@ -63,6 +63,11 @@ def sql(
     result = ask(store, query, named, params, memory, timeout)
     sys.stdout.flush()
     table.write(result, fmt, sys.stdout.buffer, width=width())
+    if named is not None and not result.num_rows:
+        from layercache import listing as store_listing
+
+        if note := store_listing.not_analysed(store, engine.load_query(named)):
+            click.echo(note, err=True)
 
 
 def ask(store: Path, query: str | None, named: str | None, params: tuple[str, ...], memory: str, timeout: float) -> Any:

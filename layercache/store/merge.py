@@ -5,12 +5,12 @@ all, byte for byte, and what is there already stays, so a merge can be stopped a
 twice changes nothing. A sample that two shards hold counts once, by the format's own rule.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import manifest, reader, results, sequence
+from layercache.store import manifest, reader, results, rows, sequence
 from layercache.store.layout import (
     BESIDE_RUN,
     CONDITION,
@@ -97,7 +97,7 @@ def merge(source: Path, target: Path, note: Callable[[str], None] = lambda text:
             _shards(opened, run, found, merged)
             for path in beside_run(run):
                 _named_file(path, found.path / path.name, target, merged)
-            _sequenced(run.path / ROWS, found.path / ROWS, "parquet", target, merged)
+            _rows(run, found, merged)
             note(f"{run.id}: done")
         _sequenced(source / RECIPES, target / RECIPES, "json", target, merged)
         _results(source, target, renamed, merged)
@@ -164,15 +164,33 @@ def _damaged(what: str, run: Run) -> str:
     return f"{what}: run `layercache verify --deep --repair` on {run.store}, then this command again"
 
 
-def _sequenced(source: Path, target: Path, suffix: str, store: Path, merged: Merged) -> None:
-    """Copy files of which the newest counts; of equally new ones the larger name, here as anywhere."""
+def _rows(run: Run, found: Run, merged: Merged) -> None:
+    """Copy rows files; where both stores have rows of a data set whose answers came in parts, write the rows of both."""
+    before = sequence.newest(sequence.files(found.path / ROWS, "parquet"))
+    together: dict[str, rows.Joined] = {}
+    for name, file in sequence.newest(sequence.files(run.path / ROWS, "parquet")).items():
+        if name in before and (joined := rows.joined(before[name].path, file.path)) is not None:
+            together[name] = joined
+    _sequenced(run.path / ROWS, found.path / ROWS, "parquet", found.store, merged, set(together))
+    for joined in together.values():
+        merged.files += rows.put_joined(found, joined)
+
+
+def _sequenced(
+    source: Path, target: Path, suffix: str, store: Path, merged: Merged, expected: Container[str] = ()
+) -> None:
+    """Copy files of which the newest counts; of equally new ones the larger name, here as anywhere.
+
+    Args:
+        expected: names of which it is known that both stores have another newest file.
+    """
     known = sequence.newest(sequence.files(target, suffix))
     for file in sequence.files(source, suffix):
         _named_file(file.path, target / file.path.name, store, merged)
     now = sequence.newest(sequence.files(target, suffix))
     for name, given in sequence.newest(sequence.files(source, suffix)).items():
         before, counts = known.get(name, given), now[name]
-        if before.path.name != given.path.name:
+        if before.path.name != given.path.name and name not in expected:
             other = before if counts.path.name == given.path.name else given
             what = "rows of data set" if suffix == "parquet" else "recipe"
             merged.notes.append(

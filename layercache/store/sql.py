@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layercache.errors import QueryError
+from layercache import quantities
+from layercache.errors import QueryError, RecipeError
 from layercache.queries import list_queries, load_query
 from layercache.store import fence, reader
 from layercache.store.reader import Store
@@ -43,8 +45,6 @@ _MACROS = (
 )
 _WORD = re.compile(r"\w+")
 _CATALOGUE = re.compile(r"show|information_schema|(duckdb|pg|sqlite)_\w+")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
@@ -79,9 +79,11 @@ def query(store: Store, text: str, params: Mapping[str, Any] | Sequence[Any] | N
 def _trusted(store: Store, views: Iterable[str], config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     statements = _setup(store, views)
     connection = duckdb.connect(":memory:", config=config)
-    try:
-        # DuckDB would show its progress on stdout, among the data.
+    # DuckDB would show its progress on stdout, among the data. In a notebook without ipywidgets it has no bar, and refuses
+    # every change of that setting.
+    with suppress(duckdb.Error):
         connection.execute("SET enable_progress_bar = false")
+    try:
         for statement in statements:
             connection.execute(statement)
     except duckdb.Error as error:
@@ -106,7 +108,10 @@ def run_query(
         StoreError: there is no store, or it is damaged.
         QueryError: the query is refused, fails, or goes over a limit; the message is one line.
     """
-    size = _bytes(memory)
+    try:
+        size = quantities.nbytes(memory)
+    except RecipeError as error:
+        raise QueryError(f"memory: {error}") from None
     try:
         query.encode()
     except UnicodeEncodeError:
@@ -172,14 +177,6 @@ def _named(query: str, store: Store) -> list[str]:
     named = [name for name in there if name in words]
     # DESCRIBE of nothing lists the tables.
     return list(there) if "describe" in words and not named else named
-
-
-def _bytes(memory: str) -> int:
-    """Read `2GB`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", memory)
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise QueryError(f"memory {memory!r} is not a size: write 512MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _plain(table: pa.Table) -> pa.Table:
