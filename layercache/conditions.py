@@ -16,7 +16,6 @@ A parameter that is not at its default adds `-` and eight hex digits of the hash
 does to a sample is `layercache.extract.conditions`.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -24,6 +23,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from layercache import nearest
 from layercache.errors import RecipeError
 from layercache.outputs import WHOLE_PROMPT
 
@@ -113,7 +113,7 @@ def parse(name: str, spans: Iterable[str]) -> Condition:
             match = _tail(kind, span, text)
             if match is not None:
                 return Condition(kind, span, _window(text, match), digest=match["digest"] or "")
-    near = difflib.get_close_matches(text, [f"{kind}-{span}" for kind in OF_SPANS for span in sorted(known)], n=1)
+    near = nearest.nearest(text, [f"{kind}-{span}" for kind in OF_SPANS for span in sorted(known)])
     hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(
         f"condition {name!r}: {hint}no span of the prompts is called so; there are {', '.join(sorted(known)) or 'none'}"
@@ -181,7 +181,7 @@ def check(name: str) -> str:
         )
     if text in (CLEAN, ANSWER_ONLY) or any(text.startswith(f"{kind}-") and text != f"{kind}-" for kind in OF_SPANS):
         return text
-    near = difflib.get_close_matches(kind, [form.partition("-")[0] for form in _FORMS], n=1)
+    near = nearest.nearest(kind, [form.partition("-")[0] for form in _FORMS])
     hint = next((f"did you mean {form}? " for form in _FORMS if near and form.startswith(near[0])), "")
     raise RecipeError(f"unknown condition {name!r}: {hint}conditions are {', '.join(_FORMS)}")
 

@@ -9,13 +9,12 @@ A parameter's default is text in single quotes, a number, true, false or null. A
 for layercache's own use and is not listed.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from layercache import resources
+from layercache import nearest, resources
 from layercache.errors import QueryError
 
 _HEADER = re.compile(r"--\s*(title|about|param):\s*(.*?)\s*")
@@ -76,10 +75,7 @@ def load_query(name: str) -> Query:
     """
     path = resources.find("queries", name)
     if path is None:
-        known = resources.names("queries")
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise QueryError(f"there is no query {name!r}: {hint}")
+        raise QueryError(f"there is no query {name!r}: {nearest.hint(name, resources.names('queries'))}")
     return read_query(path)
 
 

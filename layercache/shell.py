@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layercache import table
+from layercache import nearest, table
 from layercache.errors import LayercacheError, QueryError
 from layercache.listing import not_analysed
 from layercache.queries import list_queries, load_query
@@ -77,7 +77,7 @@ class Shell:
         if name in {".quit", ".exit"}:
             return False
         if name not in _COMMANDS:
-            raise QueryError(f"unknown command {name}: there are {', '.join(_COMMANDS)}")
+            raise QueryError(f"unknown command {name}: {nearest.hint(name, _COMMANDS)}")
         _COMMANDS[name](self, words)
         return True
 
@@ -101,7 +101,7 @@ class Shell:
         there = views.names(reader.open(self._store))
         unknown = [name for name in words if name.lower() not in there]
         if unknown:
-            raise QueryError(f"there is no table {unknown[0]!r}: there are {', '.join(there)}")
+            raise QueryError(f"there is no table {unknown[0]!r}: {nearest.hint(unknown[0], there)}")
         for name in words:
             self._show(f"SELECT column_name, column_type FROM (DESCRIBE {identifier(name.lower())})")
         if not words:

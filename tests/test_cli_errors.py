@@ -72,7 +72,7 @@ def test_a_model_folder_without_a_tokenizer(call: Call, films: Path, tmp_path: P
 
 
 def test_unknown_demo_model(call: Call, films: Path) -> None:
-    _refused(_extract(call, films, model="demo:late"), "demo:late", "demo:early")
+    _refused(_extract(call, films, model="demo:late"), "no demo model 'demo:late': did you mean 'demo:")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,11 @@ def test_names_that_are_not_there(call: Call, films: Path) -> None:
 
 
 def test_settings_of_how_a_model_is_run(call: Call, films: Path) -> None:
-    _refused(_extract(call, films, "--quantize", "int3"), "extract.quantize", "'int8' or 'nf4'")
+    _refused(
+        _extract(call, films, "--quantize", "int3"),
+        "extract.quantize",
+        "'int3' is not one of int8, nf4; did you mean 'int8'?",
+    )
     _refused(_extract(call, films, "--reference", "-1"), "extract.reference")
     _refused(_extract(call, films, "--attn", "magic"), "extract.attn", "flash_attention_2")
     _refused(_extract(call, films, "--adapter", "./no/such/adapter"), "no/such/adapter", "no such folder")

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 from scipy.special import logsumexp, softmax
 
+from layercache import engine
 from layercache.analyze import bootstrap, problem, select, tables
 from layercache.analyze import folds as folding
 from layercache.analyze.bootstrap import Resamples
@@ -90,12 +91,19 @@ def choices(store: Store, spec: ChoicesSpec, progress: Progress) -> Outcome:
     found = read(store, spec, progress)
     rows: list[Row] = []
     scores: list[pa.Table] = []
-    with one_thread_each() as pool, progress.task("choices", len(found), "scorings") as bar:
-        for one in found:
-            rows += _rows(one, spec, pool)
-            scores += _sample_scores(one)
+    with one_thread_each(), progress.task("choices", len(found), "scorings") as bar:
+        # The prompts' texts need not be shipped.
+        items = (one._replace(given=replace(one.given, texts=[])) for one in found)
+        for piece in engine.each(partial(_piece, spec), items, what="choices"):
+            rows += piece.rows
+            scores += piece.scores
             bar.advance()
     return Outcome(tables.results(rows), tables.joined(scores))
+
+
+def _piece(spec: ChoicesSpec, one: Scored) -> tables.Piece:
+    with one_thread_each() as pool:
+        return tables.Piece(list(_rows(one, spec, pool)), list(_sample_scores(one)))
 
 
 def scored(store: Store, run: Run) -> bool:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from layercache import __version__
 from layercache.errors import StoreError
 from layercache.store.blocks import VECTOR_COLUMN
+from layercache.store.files import open_parquet
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, Outputs, exclusions, holdings, united
 from layercache.store.ids import read_ids
 from layercache.store.layout import Run, ShardInfo, canonical_json, place
@@ -26,7 +27,7 @@ from layercache.store.publish import check_not_frozen
 from layercache.store.reader import Store
 from layercache.store.schema import TABLES
 from layercache.store.shard_checks import shard_problems
-from layercache.store.states import open_parquet, unreadable
+from layercache.store.states import unreadable
 from layercache.store.writer import Shard
 
 SHARD_BYTES = 256 * 10**6

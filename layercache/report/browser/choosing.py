@@ -1,11 +1,11 @@
 """Which samples the page shows whole: those asked for, the extremes of every score, and a seeded choice among the rest."""
 
-import difflib
 import random
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from layercache import nearest
 from layercache.errors import AnalysisError
 from layercache.report.browser.listing import DataSet
 from layercache.report.browser.scores import Score
@@ -123,8 +123,7 @@ def _hint(sets: Sequence[DataSet], wanted: str) -> str:
     names = [data.name for data in sets]
     name, colon, _ = wanted.rpartition(":")
     if colon and name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        return f"did you mean {close[0]!r}?" if close else f"the data sets are {', '.join(names) or 'none'}"
+        return nearest.hint(name, names, "the data sets are")
     if colon:
         rows = sets[names.index(name)].rows["row"].to_list()
         return f"the rows of {name} are numbered {rows[0]} to {rows[-1]}"
