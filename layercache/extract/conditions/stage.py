@@ -141,9 +141,7 @@ def plan(
     return Stage(condition, made, groups, left_out, summary)
 
 
-def _left_out_before(
-    condition: Condition, store: Store | None, run: Run | None, asked: Set[str]
-) -> dict[str, str]:
+def _left_out_before(condition: Condition, store: Store | None, run: Run | None, asked: Set[str]) -> dict[str, str]:
     """Return the samples, of those asked about, that the store says the condition cannot be made of, and why."""
     if store is None or run is None or condition.name not in store.conditions(run):
         return {}
