@@ -215,3 +215,12 @@ def test_without_a_store_nothing_is_promised(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit):
         watch.leave()
     assert "is safe; go on with: " in capsys.readouterr().err
+
+
+def test_the_exit_code_is_the_one_that_was_said(tmp_path: Path) -> None:
+    """Python ends by SIGINT itself after an interruption that went through `exec`, as libraries' imports do."""
+    script = "import signal, layercache.cli as lc\n"
+    script += "lc.cli.main = lambda **_: exec('signal.raise_signal(signal.SIGINT)')\nlc.main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    _line(done.stderr)

@@ -74,7 +74,7 @@ def main() -> None:
         except BaseException as error:
             # Whatever became of the interruption on its way up here: libraries make other errors of it.
             if watch.number is not None or isinstance(error, KeyboardInterrupt | click.Abort):
-                watch.leave()
+                watch.leave(ending=True)
             _leave(error)
 
 

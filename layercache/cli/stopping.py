@@ -4,6 +4,7 @@ The first signal raises KeyboardInterrupt, so that what is running can finish a 
 once, which loses what is not published and harms nothing: whatever a store shows was published whole.
 """
 
+import atexit
 import os
 import shlex
 import signal
@@ -29,9 +30,22 @@ _SAFE = {
     "merge": _SHARDS,
     "rm": "what was not removed is as it was",
     "run": _SHARDS + ", and so are finished analyses",
-    "verify": "what was moved to quarantine can be made again by extract",
+    "verify": "nothing is left half done, and what --repair moved away extract makes again",
 }
 """What a command that was stopped leaves behind; one that is not here writes nothing, or nothing that is half done."""
+
+
+_ending: list[int] = []
+
+
+@atexit.register
+def _end() -> None:
+    """End with the code that was said: an interruption that went through `exec` makes Python end by the signal itself."""
+    if _ending:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(_ending[0])
 
 
 class Watch:
@@ -54,10 +68,13 @@ class Watch:
         self.number = number
         raise KeyboardInterrupt
 
-    def leave(self) -> NoReturn:
-        """Say what is safe, and end with the signal's exit code."""
+    def leave(self, *, ending: bool = False) -> NoReturn:
+        """Say what is safe, and raise SystemExit with the signal's exit code; `ending`: whatever else happens, end with it."""
         self._say()
-        sys.exit(128 + (self.number or signal.SIGINT))
+        code = 128 + (self.number or signal.SIGINT)
+        if ending:
+            _ending.append(code)
+        sys.exit(code)
 
     def _say(self) -> None:
         name, store = self.session.get("command", ""), self.session.get("store")
