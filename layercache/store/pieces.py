@@ -134,7 +134,7 @@ def filled(known: Shards, piece: Piece, into: Run, provenance: dict[str, Any], r
     for table in [name for name in TABLES if name != SAMPLES]:
         for source in sources:
             if source.file(table) is not None:
-                outputs = _narrowed(source, piece.outputs)
+                outputs = narrowed(source, piece.outputs)
                 rows = _rows(source, table, wanted, outputs, known.dropped.get(source.name, []))
                 gaps.look_at(table, rows)
                 shard.add(table, _columns(rows))
@@ -195,12 +195,14 @@ def read_rows(
             for numbers in together(file.metadata, groups_of(file.metadata, table, outputs)):
                 yield file.read_row_groups(numbers, columns=columns)
             # So that there is a table, with its columns, also where there is no row.
-            yield file.schema_arrow.empty_table() if columns is None else file.schema_arrow.empty_table().select(columns)
+            yield (
+                file.schema_arrow.empty_table() if columns is None else file.schema_arrow.empty_table().select(columns)
+            )
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
 
 
-def _narrowed(source: ShardInfo, outputs: Outputs) -> Outputs | None:
+def narrowed(source: ShardInfo, outputs: Outputs) -> Outputs | None:
     """Return the outputs to read of a shard; None where it is all that it holds."""
     missing = {
         name

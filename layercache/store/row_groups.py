@@ -31,7 +31,7 @@ def groups_of(metadata: Any, table: str, outputs: Outputs | None) -> list[int]:
     numbers = range(metadata.num_row_groups)
     if outputs is None or table == "samples":
         return list(numbers)
-    return [number for number in numbers if _may_hold(_bounds(metadata.row_group(number)), table, outputs)]
+    return [number for number in numbers if may_hold(bounds_of(metadata.row_group(number)), table, outputs)]
 
 
 def together(metadata: Any, numbers: list[int]) -> Iterator[list[int]]:
@@ -98,7 +98,8 @@ def _start(column: Any) -> int:
     return first if dictionary is None else min(first, dictionary)
 
 
-def _bounds(group: Any) -> Bounds:
+def bounds_of(group: Any) -> Bounds:
+    """Return the bounds of a row group's scalar columns, as far as its statistics state them."""
     found: Bounds = {}
     for index in range(group.num_columns):
         column = group.column(index)
@@ -107,7 +108,8 @@ def _bounds(group: Any) -> Bounds:
     return found
 
 
-def _may_hold(bounds: Bounds, table: str, outputs: Outputs) -> bool:
+def may_hold(bounds: Bounds, table: str, outputs: Outputs) -> bool:
+    """Tell whether a row group of a table may hold a row of the outputs."""
     for output, layers in outputs.items():
         where = place(output)
         if where is None or where.table != table:
