@@ -26,6 +26,8 @@ COMMANDS = {
     "ls": "listing:ls",
     "merge": "upkeep:merge",
     "plot": "report:plot",
+    "pull": "transfer:pull",
+    "push": "transfer:push",
     "report": "report:report",
     "rm": "upkeep:rm",
     "run": "run:run",

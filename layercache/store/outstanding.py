@@ -23,7 +23,7 @@ from layercache.store.layout import (
     Run,
     ShardInfo,
     beside_run,
-    place,
+    table_of,
 )
 from layercache.store.pieces import Piece, Shards
 from layercache.store.reader import Store
@@ -61,7 +61,7 @@ class Step(NamedTuple):
             outputs = None if self.piece is None else pieces.narrowed(shard, self.piece.outputs)
             for name in shard.files:
                 table = Path(name).stem
-                if outputs is None or table == "samples" or any(_table(output) == table for output in outputs):
+                if outputs is None or table == "samples" or any(table_of(output) == table for output in outputs):
                     yield shard, table, outputs
 
 
@@ -84,6 +84,7 @@ class Plan:
     source: Path
     target: Path
     runs: list[RunPlan] = field(default_factory=list)
+    new_runs: int = 0
     recipes: list[SequencedFile] = field(default_factory=list)
     results: list[ResultInfo] = field(default_factory=list)
 
@@ -112,6 +113,7 @@ def plan(source: Path, target: Path, asked: Selection = selection.EVERYTHING) ->
     runs = selection.find_runs(opened, asked)
     for run in runs:
         here = known.get(run.hash)
+        found.new_runs += here is None
         one = RunPlan(run)
         samples = selection.samples_of(opened, run, asked)
         for condition in selection.chosen(asked.conditions, opened.conditions(run)) if asked.shards else []:
@@ -173,11 +175,6 @@ def _pairs(outputs: Outputs, table: str, bounds: Bounds) -> int:
     """Count the outputs and layers that a row group may hold."""
     pairs = [(output, layer) for output, layers in outputs.items() for layer in ([None] if layers is None else layers)]
     return sum(may_hold(bounds, table, {output: None if layer is None else [layer]}) for output, layer in pairs)
-
-
-def _table(output: str) -> str | None:
-    where = place(output)
-    return None if where is None else where.table
 
 
 def _condition(
