@@ -231,8 +231,12 @@ def _room(store: Path | None) -> Iterator[Path]:
 def _bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Report bytes, in the largest unit that still moves."""
     unit, size = ("MB", 10**6) if total >= 10**7 else ("kB", 10**3)
+    units = -(-total // size)
+    if not units:
+        yield lambda nbytes: None
+        return
     done = shown = 0
-    with progress.task(title, max(1, -(-total // size)), unit=unit) as task:
+    with progress.task(title, units, unit=unit) as task:
 
         def moved(nbytes: int) -> None:
             nonlocal done, shown
@@ -242,3 +246,6 @@ def _bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[[int
                 task.advance(step)
 
         yield moved
+        # What was read of pieces is known to about a row group: at its end the work is whole.
+        if shown < units:
+            task.advance(units - shown)

@@ -135,9 +135,7 @@ def _commit(remote: Remote, part: list[Upload], parent: str, title: str) -> str:
     for one in part:
         operation = CommitOperationAdd(one.path, one.content if isinstance(one.content, bytes) else str(one.content))
         if one.sha256 is not None and operation.upload_info.sha256.hex() != one.sha256:
-            raise StoreError(
-                f"{one.content}: its sha256 is not the manifest's: run `layercache verify --deep --repair`"
-            )
+            raise StoreError(f"{one.path}: its sha256 is not the manifest's: run `layercache verify --deep --repair`")
         operations.append(operation)
     with one_line(remote.address), warnings.catch_warnings():
         # The Hub would like to see a licence in the card; that is the user's to choose.

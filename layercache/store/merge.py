@@ -132,7 +132,7 @@ def carry_out(
                         _shard(step.shards[0], one.run, found, run_sha256, merged, moved)
                     else:
                         _piece(step, found, merged)
-                        moved(outstanding.measure(step).bytes)
+                        moved(step.size.bytes)
             for path in one.heads:
                 _named_file(path, found.path / path.name, target, merged)
                 moved(path.stat().st_size)

@@ -7,6 +7,7 @@ counts in the source is what counts in the target.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ class Size(NamedTuple):
         return Size(self.bytes + other.bytes, self.rows + other.rows)
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """A shard to bring over as it is, or a piece to make a new one of."""
 
     shards: list[ShardInfo]
@@ -54,6 +56,20 @@ class Step(NamedTuple):
     piece: Piece | None
     known: Shards | None
     """What the numbers of a piece's sources mean."""
+
+    @cached_property
+    def size(self) -> Size:
+        """How much is read, from manifests and the metadata of files."""
+        total = Size(0, 0)
+        for shard, table, outputs in self.tables():
+            info = shard.files[f"{table}.parquet"]
+            of = Size(info.bytes, info.rows) if outputs is None else _part(shard, table, outputs)
+            if self.piece is not None and self.known is not None:
+                ids = self.known.ids[self.known.shards.index(shard)]
+                share = len(set(ids) & set(self.piece.sample_ids)) / max(1, len(ids))
+                of = Size(round(of.bytes * share), round(of.rows * share))
+            total += of
+        return total
 
     def tables(self) -> Iterator[tuple[ShardInfo, str, Outputs | None]]:
         """Yield what is read: a shard, a table of it, and the outputs of which (None: all, the file as it is)."""
@@ -139,24 +155,10 @@ def size(plan: Plan) -> Size:
     total = Size(0, 0)
     for one in plan.runs:
         for step in one.steps:
-            total += measure(step)
+            total += step.size
     nbytes = sum(path.stat().st_size for path in plan.files)
     nbytes += sum(path.stat().st_size for info in plan.results for path in info.path.iterdir())
     return total + Size(nbytes, 0)
-
-
-def measure(step: Step) -> Size:
-    """Say how much a step reads, from manifests and the metadata of files."""
-    total = Size(0, 0)
-    for shard, table, outputs in step.tables():
-        info = shard.files[f"{table}.parquet"]
-        of = Size(info.bytes, info.rows) if outputs is None else _part(shard, table, outputs)
-        if step.piece is not None and step.known is not None:
-            ids = step.known.ids[step.known.shards.index(shard)]
-            share = len(set(ids) & set(step.piece.sample_ids)) / max(1, len(ids))
-            of = Size(round(of.bytes * share), round(of.rows * share))
-        total += of
-    return total
 
 
 def _part(shard: ShardInfo, table: str, outputs: Outputs) -> Size:
