@@ -24,7 +24,6 @@ from layercache.store.layout import (
     Run,
     ShardInfo,
     beside_run,
-    table_of,
 )
 from layercache.store.pieces import Piece, Shards
 from layercache.store.reader import Store
@@ -77,7 +76,7 @@ class Step:
             outputs = None if self.piece is None else pieces.narrowed(shard, self.piece.outputs)
             for name in shard.files:
                 table = Path(name).stem
-                if outputs is None or table == "samples" or any(table_of(output) == table for output in outputs):
+                if pieces.is_read(table, outputs):
                     yield shard, table, outputs
 
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from layercache import __version__
+from layercache.errors import StoreError
 from layercache.store.blocks import VECTOR_COLUMN
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, Outputs, Pair, exclusions, holdings, united
 from layercache.store.ids import read_ids
-from layercache.store.layout import Run, ShardInfo, canonical_json, place
+from layercache.store.layout import Run, ShardInfo, canonical_json, place, table_of
 from layercache.store.row_groups import groups_of, is_in, rows_of, together
 from layercache.store.schema import TABLES
 from layercache.store.states import open_parquet, unreadable
@@ -133,8 +134,8 @@ def filled(known: Shards, piece: Piece, into: Run, provenance: dict[str, Any], r
     # The samples last: by then it is known which of them have a row after all.
     for table in [name for name in TABLES if name != SAMPLES]:
         for source in sources:
-            if source.file(table) is not None:
-                outputs = narrowed(source, piece.outputs)
+            outputs = narrowed(source, piece.outputs)
+            if source.file(table) is not None and is_read(table, outputs):
                 rows = _rows(source, table, wanted, outputs, known.dropped.get(source.name, []))
                 gaps.look_at(table, rows)
                 shard.add(table, _columns(rows))
@@ -187,11 +188,16 @@ def read_rows(
     """Yield the rows of the row groups that may hold rows of the outputs, some row groups at a time.
 
     Raises:
-        StoreError: the file cannot be read.
+        StoreError: the file cannot be read, or has a column that this version does not know.
     """
     path = source.path / f"{table}.parquet"
     try:
         with open_parquet(path) as file:
+            unknown = sorted(set(file.schema_arrow.names) - {column.name for column in TABLES[table].columns})
+            if unknown:
+                raise StoreError(
+                    f"{path} has a column {unknown[0]} that this version does not know: install a newer one"
+                )
             for numbers in together(file.metadata, groups_of(file.metadata, table, outputs)):
                 yield file.read_row_groups(numbers, columns=columns)
             # So that there is a table, with its columns, also where there is no row.
@@ -210,6 +216,11 @@ def narrowed(source: ShardInfo, outputs: Outputs) -> Outputs | None:
         if name not in outputs or not set(layers or []) <= set(outputs[name] or [])
     }
     return outputs if missing else None
+
+
+def is_read(table: str, outputs: Outputs | None) -> bool:
+    """Tell whether a table has to be read for outputs (all when None)."""
+    return outputs is None or table == SAMPLES or any(table_of(output) == table for output in outputs)
 
 
 def _rows(

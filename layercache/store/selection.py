@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from layercache.errors import StoreError
 from layercache.store.holdings import Outputs, Pair
-from layercache.store.layout import Run, place
+from layercache.store.layout import Run, table_of
 from layercache.store.reader import Store
 from layercache.store.schema import TABLES
 
@@ -48,8 +48,9 @@ class Selection:
     def wants(self, pair: Pair) -> bool:
         """Tell whether an output at a layer (None: of one without layers) is wanted."""
         output, layer = pair
-        where = place(output)
-        if self.tables and (where is None or where.table not in self.tables):
+        table = table_of(output)
+        # Of an output of a later version nobody knows which rows are its.
+        if table is None or (self.tables and table not in self.tables):
             return False
         if self.outputs and not any(matches(output, word) for word in self.outputs):
             return False

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import full_store
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from command import Call
-from store_builder import LAST, LAYERS, LENS, MEAN, content, make_run, put_shard, sample_id
+from store_builder import LAST, LAYERS, LENS, MEAN, add_samples, content, make_run, put_shard, sample_id
 
 from layercache import transfer
 from layercache.errors import StoreError
 from layercache.store import cleanup, compact, head, reader, recipes, results, states
 from layercache.store.layout import Run
+from layercache.store.precision import round_mantissa
 from layercache.store.selection import Selection
 from layercache.store.verify import verify
+from layercache.store.writer import Shard, open_run
 
 
 @pytest.fixture(scope="module")
@@ -178,25 +181,25 @@ def test_runs_and_conditions_are_chosen(tmp_path: Path, source: Run) -> None:
     assert {info.inputs[0].split("/")[0] for info in results.listing(target)} == {source.id}
 
 
-def test_a_part_reads_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, n = 256, 1000
-    from store_builder import add_samples
-
-    from layercache.store.precision import round_mantissa
-    from layercache.store.writer import Shard, open_run
-
-    layers = list(range(16))
+def wide_store(path: Path, *, layers: int, samples: int, width: int) -> Run:
+    """A store of one shard whose every layer is many times larger than all that describes it."""
+    numbers, n = list(range(layers)), samples
     run = open_run(
-        tmp_path / "s", {"w": 1}, model="m", layers=[(k, f"l{k}") for k in layers], width=wide, final_layer=15
+        path, {"w": 1}, model="m", layers=[(k, f"l{k}") for k in numbers], width=width, final_layer=layers - 1
     )
     ids = [sample_id(number) for number in range(n)]
-    shard = Shard(run, {MEAN: layers}, provenance={})
+    shard = Shard(run, {MEAN: numbers}, provenance={})
     add_samples(shard, ids)
-    for layer in layers:
-        vectors = round_mantissa(np.random.default_rng(layer).standard_normal((n, wide), dtype=np.float32), 10)
+    for layer in numbers:
+        vectors = round_mantissa(np.random.default_rng(layer).standard_normal((n, width), dtype=np.float32), 10)
         columns = {"sample_id": ids, "site": ["resid"] * n, "layer": [layer] * n, "pooling": ["mean@prompt"] * n}
         shard.add("hidden", {**columns, "vector": vectors})
     shard.publish()
+    return run
+
+
+def test_a_part_reads_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide_store(tmp_path / "s", layers=16, samples=1000, width=256)
     read = []
 
     class Counting:
@@ -221,8 +224,6 @@ def test_a_part_reads_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
         def __del__(self) -> None:
             self._file.close()
-
-    import pyarrow.parquet as pq
 
     real = pq.ParquetFile
 
