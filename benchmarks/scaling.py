@@ -6,19 +6,23 @@
 What a sample, a row, a value and a shard cost is measured on small generated stores, as slopes between two sizes, so that
 what is paid once drops out. The tables multiply: they are sums, not measurements at 10^9. `--save` keeps the constants
 and `--constants` prints the tables from kept ones, which is how the tables of docs/scaling.md were made. Prices are
-whatever is given on the command line; where none are, no money is shown.
+whatever is given on the command line; where none are, no money is shown. `--page docs/scaling.md` puts the tables into the page.
 """
 
 import argparse
+import io
 import json
 import math
 import os
 import platform
+import re
+import shlex
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -139,10 +143,23 @@ def seconds(work: Callable[[], object], rounds: int = 3) -> float:
     return statistics.median(times)
 
 
-def measure(folder: Path, *, quick: bool) -> dict[str, float]:
+class Sizes(NamedTuple):
+    """How much is measured: samples of a shard, of a layer, in memory; shards; rows."""
+
+    shard: int = 2000
+    layer: int = 10_000
+    memory: int = 1_000_000
+    shards: int = 400
+    rows: int = 200_000
+
+
+QUICK = Sizes(400, 1000, 200_000, 60, 20_000)
+
+
+def measure(folder: Path, sizes: Sizes) -> dict[str, float]:
     """Measure what one of everything costs."""
     found: dict[str, float] = {}
-    n = 400 if quick else 2000
+    n = sizes.shard
     for bits in (7, 10, 23):
         parts = {}
         for number in (n, 2 * n):
@@ -159,10 +176,10 @@ def measure(folder: Path, *, quick: bool) -> dict[str, float]:
             (path,) = (folder / f"10-{n}").rglob("hidden.parquet")
             found["row_group_bytes"] = beside_rows(path)
             found["manifest_bytes"] = parts[n][0]["manifest"]
-    found["layer_read_bytes_per_s"] = layer_speed(folder, 1000 if quick else 10_000)
-    found |= shards(folder, 60 if quick else 400)
-    found |= samples_in_memory(200_000 if quick else 1_000_000)
-    found |= rows(folder, 20_000 if quick else 200_000)
+    found["layer_read_bytes_per_s"] = layer_speed(folder, sizes.layer)
+    found |= shards(folder, sizes.shards)
+    found |= samples_in_memory(sizes.memory)
+    found |= rows(folder, sizes.rows)
     return found
 
 
@@ -447,12 +464,27 @@ def print_all(kept: dict[str, Any], options: argparse.Namespace) -> None:
             show()
 
 
+_BLOCK = re.compile(r"```\n\$ python benchmarks/scaling\.py ([^\n]*)\n(.*?)```", re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """Return a page with what its commands print below each of them."""
+
+    def block(match: re.Match[str]) -> str:
+        with redirect_stdout(io.StringIO()) as out:
+            main(shlex.split(match[1]))
+        return f"```\n$ python benchmarks/scaling.py {match[1]}\n{out.getvalue()}```"
+
+    return _BLOCK.sub(block, page)
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--quick", action="store_true", help="measure on smaller stores")
     made.add_argument("--json", action="store_true", help="close with one JSON object")
     made.add_argument("--save", type=Path, help="keep what was measured")
     made.add_argument("--constants", type=Path, help="measure nothing: take these")
+    made.add_argument("--page", type=Path, help="print nothing: put the tables below the commands of this page")
     made.add_argument("--only", choices=("constants", "stores", "times", "limits", "remedies", "money"))
     made.add_argument("--layers", type=int, default=Study().layers)
     made.add_argument("--width", type=int, default=Study().width)
@@ -473,6 +505,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     made = parser()
     options = made.parse_args(arguments)
+    if options.page is not None:
+        options.page.write_text(filled(options.page.read_text()))
+        return
     prices = [options.storage, options.put, options.get, options.egress, options.as_of]
     if any(price is not None for price in prices) and None in prices:
         made.error("prices go together: --storage, --put, --get, --egress and --as-of")
@@ -480,7 +515,7 @@ def main(arguments: list[str] | None = None) -> None:
         kept = json.loads(options.constants.read_text())
     else:
         with tempfile.TemporaryDirectory() as folder:
-            constants = measure(Path(folder), quick=options.quick)
+            constants = measure(Path(folder), QUICK if options.quick else Sizes())
         machine = f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}, pyarrow {pa.__version__}"
         kept = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine, "constants": constants}
         if options.save is not None:
