@@ -9,14 +9,17 @@ from pathlib import Path
 
 import full_store
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import Call
-from store_builder import LAST, LAYERS, LENS, MEAN, add_samples, content, make_run, put_shard, sample_id
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_builder import LAST, LAYERS, LENS, MEAN, add_samples, content, fix_manifest, make_run, put_shard, sample_id
 
 from layercache import transfer
 from layercache.errors import StoreError
-from layercache.store import cleanup, compact, head, reader, recipes, results, states
+from layercache.store import cleanup, compact, head, outstanding, reader, recipes, results, states
 from layercache.store.layout import Run
 from layercache.store.precision import round_mantissa
 from layercache.store.selection import Selection
@@ -327,6 +330,67 @@ def test_damage_in_what_is_read_is_found(tmp_path: Path, source: Run) -> None:
         transfer.pull(str(source.store), tmp_path / "part", Selection(outputs=("hidden",), layers=(0, 1, 2)))
     for name in ("whole", "part"):
         assert verify(tmp_path / name, deep=True) == []
+
+
+def test_what_this_version_does_not_know_is_not_dropped_from_a_part(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "source")
+    name = put_shard(run, range(3))
+    file = run.path / "condition=clean" / f"shard={name}" / "hidden.parquet"
+    table = pq.read_table(file, partitioning=None)
+    pq.write_table(table.append_column("norm", pa.array(np.ones(len(table)))), file)
+    fix_manifest(file.parent)
+    with pytest.raises(StoreError, match=r"has a column norm that this version does not know: install a newer one"):
+        transfer.pull(str(run.store), tmp_path / "part", Selection(layers=(1,)))
+    transfer.pull(str(run.store), tmp_path / "whole")
+    assert files(tmp_path / "whole") == files(run.store)
+
+
+def test_shards_that_are_not_whole_parts_of_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large group of shards that share samples, new shards of about a size are made."""
+    run = make_run(tmp_path / "source")
+    put_shard(run, range(40), {MEAN: [0, 1]}, salt=1)
+    put_shard(run, range(20, 60), {MEAN: [1, 2], LAST: [0]}, salt=2)
+    monkeypatch.setattr(outstanding, "SHARD_BYTES", 2000)
+    target = tmp_path / "target"
+    transfer.pull(str(run.store), target, Selection(outputs=("mean",), layers=(1,)))
+    shards = reader.open(target).shards(run.id)
+    assert len(shards) > 3
+    assert sum(shard.n_samples for shard in shards) == 60
+    assert verify(target, deep=True) == []
+    check_layers(run.store, target, run, [1])
+
+
+OUTPUTS = st.dictionaries(
+    st.sampled_from([MEAN, LAST]), st.sets(st.sampled_from(LAYERS), min_size=1).map(sorted), min_size=1
+)
+PLANS = st.lists(st.tuples(st.sets(st.integers(0, 7), min_size=1, max_size=6), OUTPUTS), min_size=1, max_size=4)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(PLANS, st.lists(st.sets(st.sampled_from(LAYERS), min_size=1), min_size=2, max_size=2))
+def test_any_layers_of_any_shards_are_what_they_are_in_the_source(
+    tmp_path: Path, plans: list[tuple[set[int], dict[str, list[int]]]], layers: list[set[int]]
+) -> None:
+    for name in ("any", "part"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+    run = make_run(tmp_path / "any")
+    for salt, (numbers, outputs) in enumerate(plans):
+        put_shard(run, sorted(numbers), dict(outputs), salt=salt)
+    there = {layer for _, outputs in plans for numbers in outputs.values() for layer in numbers}
+    source, target, asked = reader.open(run.store), tmp_path / "part", set[int]()
+    for some in layers:
+        if not some & there:
+            continue
+        asked |= some & there
+        transfer.pull(str(run.store), target, Selection(layers=tuple(sorted(some & there))))
+        assert verify(target, deep=True) == []
+        poolings = ["mean@prompt", "last@prompt"]
+        mine = full_store.hidden(source, run.id, sorted(asked), poolings)
+        assert full_store.hidden(reader.open(target), run.id, LAYERS, poolings) == mine
+        again = transfer.pull(str(run.store), target, Selection(layers=tuple(sorted(some & there))))
+        assert (again.shards, again.bytes) == (0, 0)
+    transfer.pull(str(run.store), target)
+    assert content(target) == content(run.store)
 
 
 BAD = {
