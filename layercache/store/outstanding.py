@@ -205,11 +205,11 @@ def _condition(
     held = Holdings({}, []) if there is None or here is None else there.held(here, condition, counting)
     for group in pieces.hanging_together(known):
         if all(_as_it_is(known, index, asked, samples) for index in group):
-            for index in group:
-                if is_there(shards[index]) or not held.missing(known.ids[index], shards[index].outputs):
-                    one.there += 1
-                else:
-                    one.steps.append(Step([shards[index]], None, None))
+            # All of them or none: with one left out, another one's rows could count than do in the source.
+            lacking = any(held.missing(known.ids[index], shards[index].outputs) for index in group)
+            steps = [Step([shards[index]], None, None) for index in group if lacking and not is_there(shards[index])]
+            one.there += len(group) - len(steps)
+            one.steps += steps
         else:
             one.steps += _pieces(known, group, held, asked, samples)
 
