@@ -10,9 +10,10 @@ from store_builder import LAST, LAYERS, LENS, MEAN, WIDTH, add_samples, make_hea
 from layercache.recipe import Label
 from layercache.store import head, reader, recipes, results
 from layercache.store.layout import Run
+from layercache.store.precision import round_mantissa
 from layercache.store.reader import Store
 from layercache.store.rows import put_rows
-from layercache.store.writer import Shard
+from layercache.store.writer import Shard, open_run
 
 ALL = {MEAN: LAYERS, LAST: LAYERS, LENS: LAYERS, "tokens": None}
 
@@ -74,3 +75,38 @@ def hidden(store: Store, run: str, layers: list[int], poolings: list[str], condi
         {"run": run, "condition": condition, "layers": layers, "poolings": poolings},
     )
     return table.to_pylist()
+
+
+def wide_store(path: Path, *, layers: int, samples: int, width: int) -> Run:
+    """A store of one shard whose every layer is many times larger than all that describes it."""
+    numbers, n = list(range(layers)), samples
+    run = open_run(
+        path, {"w": 1}, model="m", layers=[(k, f"l{k}") for k in numbers], width=width, final_layer=layers - 1
+    )
+    ids = [sample_id(number) for number in range(n)]
+    shard = Shard(run, {MEAN: numbers}, provenance={})
+    add_samples(shard, ids)
+    for layer in numbers:
+        vectors = round_mantissa(np.random.default_rng(layer).standard_normal((n, width), dtype=np.float32), 10)
+        columns = {"sample_id": ids, "site": ["resid"] * n, "layer": [layer] * n, "pooling": ["mean@prompt"] * n}
+        shard.add("hidden", {**columns, "vector": vectors})
+    shard.publish()
+    return run
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and ".tmp" not in path.parts
+    }
+
+
+def check_layers(store: Path, target: Path, run: Run, layers: list[int], pooling: str = "mean@prompt") -> None:
+    """What the target holds of some layers is what the source does, by matrix and by SQL, and there is nothing else."""
+    one, other = reader.open(store), reader.open(target)
+    for layer in layers:
+        mine, theirs = one.matrix(run.id, layer, pooling), other.matrix(run.id, layer, pooling)
+        assert mine.sample_ids.tolist() == theirs.sample_ids.tolist()
+        assert mine.values.tobytes() == theirs.values.tobytes()
+    assert hidden(one, run.id, layers, [pooling]) == hidden(other, run.id, layers, [pooling])

@@ -15,6 +15,7 @@ KEPT = json.loads((ROOT / "benchmarks" / "results" / "2026-11-21-scaling.json").
 
 @pytest.fixture(scope="module")
 def scaling() -> Any:
+    sys.path.append(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
     assert spec is not None
     assert spec.loader is not None
@@ -22,6 +23,11 @@ def scaling() -> Any:
     sys.modules["scaling"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def costs(scaling: Any) -> Any:
+    return sys.modules["_costs"]
 
 
 def test_every_table_is_what_its_command_prints(scaling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,19 +38,19 @@ def test_every_table_is_what_its_command_prints(scaling: Any, monkeypatch: pytes
     assert scaling.filled(page.replace("2.39 TB", "2.40 TB")) == page
 
 
-def test_bytes_are_those_of_a_store_that_is_there(scaling: Any, tmp_path: Path) -> None:
+def test_bytes_are_those_of_a_store_that_is_there(scaling: Any, costs: Any, tmp_path: Path) -> None:
     """A store of other sizes than those measured, against the sum."""
-    run = scaling.make_run(tmp_path / "s")
+    run = costs.make_run(tmp_path / "s")
     for first in range(0, 1500, 500):
-        scaling.put(run, first, 500)
-    there = scaling.table_bytes(tmp_path / "s")
-    said = scaling.store_of(1500, scaling.Study(layers=scaling.LAYERS, width=scaling.WIDTH, shard_mb=1), KEPT)
+        costs.put(run, first, 500)
+    there = costs.table_bytes(tmp_path / "s")
+    said = scaling.store_of(1500, scaling.Study(layers=costs.LAYERS, width=costs.WIDTH, shard_mb=1), KEPT)
     assert said.hidden == pytest.approx(there["hidden"], rel=0.02)
     assert said.lens == pytest.approx(there["lens"], rel=0.25)
     assert said.manifests / said.shards == pytest.approx(there["manifest"] / 3, rel=0.05)
 
 
-def test_measuring_gives_every_constant(scaling: Any, tmp_path: Path) -> None:
-    found = scaling.measure(tmp_path, scaling.Sizes(50, 100, 2000, 8, 200))
+def test_measuring_gives_every_constant(costs: Any, tmp_path: Path) -> None:
+    found = costs.measure(tmp_path, costs.Sizes(50, 100, 2000, 8, 200))
     assert set(found) == set(KEPT)
     assert found["bytes_per_value_7"] < found["bytes_per_value_10"] < found["bytes_per_value_23"] < 4

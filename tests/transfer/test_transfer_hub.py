@@ -13,6 +13,7 @@ import full_store
 import pytest
 from command import Call
 from fake_hub import FakeHub
+from full_store import files, wide_store
 from store_builder import LAYERS, MEAN, content, make_run, put_shard
 
 from layercache import transfer
@@ -37,14 +38,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(tmp_path: Path, made: Path) -> Run:
     return reader.open(shutil.copytree(made, tmp_path / "source")).run("org/tiny")
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and ".tmp" not in path.parts
-    }
 
 
 def on_hub(hub: FakeHub) -> dict[str, bytes]:
@@ -123,8 +116,6 @@ def test_a_push_that_was_stopped_goes_on(
 
 def test_two_layers_come_alone(tmp_path: Path, hub: FakeHub, call: Call) -> None:
     """Of a store of 12 layers, of which each is larger than what has to be fetched to know where it is."""
-    from test_transfer_folders import wide_store
-
     run = wide_store(tmp_path / "wide", layers=12, samples=600, width=256)
     transfer.push(run.store, WHERE)
     before = hub.sent
