@@ -11,11 +11,13 @@ from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from layercache.dataset import Dataset
     from layercache.extract.finetune import Tuned
     from layercache.extract.summary import Summary
+    from layercache.parts import Part, Work
     from layercache.store.reader import Store
 
 AnalysisSpec = recipe.AnalysisSpec
@@ -37,6 +39,27 @@ class Analysed:
     path: Path | None
     cached: bool
 
+    def frame(self) -> "pl.DataFrame":
+        """Return the results as a Polars frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.results)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def __str__(self) -> str:
+        from layercache.analyze import summary
+
+        return summary.summarise(self.results)
+
+    def _repr_html_(self) -> str:
+        """Show the tables by layer in a notebook, and every number behind them; text of the store is escaped."""
+        from layercache import table
+
+        numbers = f"<details><summary>{len(self.results):,} numbers</summary>{table.html(self.results)}</details>"
+        lines = "\n".join(map(table.html_text, str(self).split("\n")))
+        return f"<pre>{lines}</pre>{numbers}"
+
 
 @dataclass(frozen=True)
 class StudyResult:
@@ -50,15 +73,18 @@ class StudyResult:
     tuned: "list[Tuned]" = field(default_factory=list)
 
 
-def run(study: recipe.Recipe, store: Path, progress: Progress) -> StudyResult:
+def run(study: recipe.Recipe, store: Path, progress: Progress, *, devices: Sequence[str] = ()) -> StudyResult:
     """Train the adapters asked for, extract what is missing, analyse what changed, write the report.
+
+    Args:
+        devices: where models are run, a process on each; none for what the recipe says.
 
     Raises:
         LayercacheError: any user error of the parts.
     """
     start = time.monotonic()
     tuned = finetune(study, store, progress) if study.finetune else []
-    extracted = extract(study, store, progress)
+    extracted = extract(study, store, progress, devices=devices)
     analysed = analyze(store, study.analyze, progress)
     report, charts = None, []
     if analysed:
@@ -123,40 +149,87 @@ def _split(study: recipe.Recipe, data: "Dataset") -> "Dataset":
 
 
 def extract(
-    study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: bool | Literal["measure"] = False
+    study: recipe.Recipe,
+    store: Path,
+    progress: Progress,
+    *,
+    dry_run: bool | Literal["measure"] = False,
+    part: "Part | None" = None,
+    devices: Sequence[str] = (),
 ) -> "list[Summary]":
     """Run every model of a recipe on every data set; only what the store lacks costs forward passes.
 
     Args:
         dry_run: only say what would be done; with `measure`, how long it takes too.
+        part: run only the samples of this part.
+        devices: names as torch has them; a process on each does its share.
 
     Raises:
         ModelError: torch and transformers are not installed, or a model is refused.
         LayercacheError: any other user error of the data, the model or the store.
     """
-    try:
-        from layercache.extract.run import extract as extract_one
-    except ImportError as error:
-        if error.name not in ("torch", "transformers", "psutil"):
-            raise
-        raise LayercacheError(f"extraction needs {error.name}: pip install 'layercache[extract]'") from error
+    runner = _runner()
     from layercache.store import recipes, writer
 
     writer.check_writable(store)
+    if devices:
+        from layercache.extract import devices as spread
+
+        spread.check(devices, study.extract)
+    work = pairs(study, store, progress)
+    if devices and not dry_run:
+        summaries = spread.extract(study, work, store, progress, devices, part)
+    else:
+        summaries = [
+            runner.extract(model, data, study.extract, store, progress, dry_run=dry_run, part=part)
+            for data, model in work
+        ]
+    if not dry_run:
+        recipes.save(store, study.model_dump(mode="json"))
+    return summaries
+
+
+def plan(study: recipe.Recipe, store: Path, progress: Progress, count: int) -> "list[Work]":
+    """Say which of `count` parts of a study's extraction lack something, and what; writes nothing.
+
+    Raises:
+        LayercacheError: as `extract`; or there is not one part.
+    """
+    from layercache import jobs, parts
+
+    parts.every(count)
+    runner = _runner()
+    from layercache.extract.kept import Kept
+
+    kept = Kept()
+    work = pairs(study, store, progress)
+    return jobs.combined(runner.plan(model, data, study.extract, store, count, kept=kept) for data, model in work)
+
+
+def pairs(study: recipe.Recipe, store: Path, progress: Progress) -> "list[tuple[Dataset, recipe.ModelSpec]]":
+    """Read a study's data sets, and pair each with every model, adapters that are there among them.
+
+    Raises:
+        LayercacheError: a data set cannot be read, or two have one name.
+    """
     datasets = [_split(study, dataset.load(spec)) for spec in study.data]
     _distinct([data.name for data in datasets])
     for data in datasets:
         for note in data.notes:
             progress.note(f"{data.name}: {note}")
     models = [*study.models, *_adapters(study, datasets, store, progress)]
-    summaries = [
-        extract_one(model, data, study.extract, store, progress, dry_run=dry_run)
-        for data in datasets
-        for model in models
-    ]
-    if not dry_run:
-        recipes.save(store, study.model_dump(mode="json"))
-    return summaries
+    return [(data, model) for data in datasets for model in models]
+
+
+def _runner() -> Any:
+    """Import what runs models, which needs more than the laptop's packages."""
+    try:
+        from layercache.extract import run as runner
+    except ImportError as error:
+        if error.name not in ("torch", "transformers", "psutil"):
+            raise
+        raise LayercacheError(f"extraction needs {error.name}: pip install 'layercache[extract]'") from error
+    return runner
 
 
 def _adapters(
@@ -181,7 +254,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         AnalysisError: an analysis cannot be computed from what the store holds.
         StoreError: there is no store at `path`.
     """
-    from layercache import analyze as analyses
+    from layercache.analyze import analyze as analyze_one
     from layercache.store import reader, results
 
     store = reader.open(path)
@@ -196,7 +269,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
-        outcome = analyses.analyze(store, spec, progress)
+        outcome = analyze_one(store, spec, progress)
         done.append(
             Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
         )

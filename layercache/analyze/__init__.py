@@ -1,11 +1,15 @@
 """Analyses: they read the store and give one tidy table of numbers. No torch here but in `bertscore`, when it is asked for.
 
-A new kind of analysis is a module with one function and one entry of KINDS.
+A new kind of analysis is a module with one function and one entry of KINDS. Called, the package is the stage:
+`layercache.analyze(store, "probe")` is `layercache.api.analyze`.
 """
 
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+from layercache import api
 from layercache.analyze.choices import choices
 from layercache.analyze.compare import compare
 from layercache.analyze.delta_p import delta_p
@@ -40,3 +44,12 @@ def analyze(store: Store, spec: AnalysisSpec, progress: Progress) -> Outcome:
         StoreError: the store cannot be read, or a run is not known.
     """
     return KINDS[spec.kind](store, spec, progress)
+
+
+class _Stage(ModuleType):
+    """A package that is called like the function that users know by its name."""
+
+    __call__ = staticmethod(api.analyze)
+
+
+sys.modules[__name__].__class__ = _Stage

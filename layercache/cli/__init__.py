@@ -25,6 +25,7 @@ COMMANDS = {
     "lens": "analyze:lens",
     "ls": "listing:ls",
     "merge": "upkeep:merge",
+    "plan": "extract:plan",
     "plot": "report:plot",
     "pull": "transfer:pull",
     "push": "transfer:push",

@@ -5,13 +5,22 @@ from typing import Any
 
 import click
 
-from layercache.cli.options import json_option, plain, quiet_option, set_option, store_option
+from layercache.cli.options import (
+    device_names,
+    devices_option,
+    json_option,
+    plain,
+    quiet_option,
+    set_option,
+    shard_option,
+    store_option,
+)
 from layercache.cli.output import print_json, reporter
 from layercache.errors import RecipeError
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "spectrum_sample", "sink_cutoff"),
-    *("dtype", "device", "device_map", "attn", "quantize", "compile", "reference", "truncate"),
+    *("dtype", "device", "device_map", "max_memory", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
     *("generate_layers", "max_new_tokens", "stop", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
     *("no_final_norm", "generate_answer"),
@@ -67,6 +76,9 @@ DATA_OPTIONS = (
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--device-map", help="Spread the layers over all GPUs: auto, balanced, sequential.")
+@click.option(
+    "--max-memory", metavar="DEVICE=SIZE,…", help="What weights may take, with --device-map: 0=20GB,cpu=60GB."
+)
 @click.option("--attn", help="auto, eager, sdpa, flex_attention, flash_attention_2.")
 @click.option("--quantize", help="int8 or nf4: quantise the linear layers inside the blocks (bitsandbytes).")
 @click.option("--adapter", help="Folder of a PEFT adapter (LoRA) trained on the --model.")
@@ -109,6 +121,8 @@ DATA_OPTIONS = (
 )
 @store_option
 @quiet_option
+@shard_option
+@devices_option
 @json_option
 def extract(
     recipe_name: str | None,
@@ -117,6 +131,8 @@ def extract(
     quiet: bool,
     as_json: bool,
     dry_run: str | None,
+    shard: str | None,
+    devices: str | None,
     **flags: Any,
 ) -> None:
     """Run models on data and keep what every layer said.
@@ -126,19 +142,56 @@ def extract(
     \b
     layercache extract --model ./llama --data films.csv --prompt "Title: {title}" --label rating:number
     layercache extract demo --dry-run
+    layercache extract demo --shard 0/4
     """
     from dataclasses import asdict
 
-    from layercache import study
+    from layercache import parts, study
 
     progress = reporter(quiet)
+    part = None if shard is None else parts.parse(shard)
     asked = recipe_from(recipe_name, settings, flags)
-    summaries = study.extract(asked, store, progress, dry_run="measure" if dry_run == "measure" else bool(dry_run))
+    only_say: Any = "measure" if dry_run == "measure" else bool(dry_run)
+    summaries = study.extract(asked, store, progress, dry_run=only_say, part=part, devices=device_names(devices))
     if as_json:
         print_json([asdict(summary) for summary in summaries])
         return
     for summary in summaries:
         click.echo(str(summary))
+
+
+@click.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@set_option
+@click.option("--shards", required=True, type=click.IntRange(1, 1_000_000), help="Parts that the work is cut into.")
+@click.option("--format", "fmt", type=click.Choice(["slurm", "sh", "json"]), default="sh", show_default=True)
+@store_option
+@quiet_option
+def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, store: Path, quiet: bool) -> None:
+    """Print the jobs that do what is missing of a RECIPE's extraction, part by part.
+
+    Each is one `layercache extract --shard`, to be run from this folder; parts that lack nothing are left out. slurm is
+    a script for sbatch, sh a command a line (for GNU parallel), json says of each what it takes.
+
+    \b
+    layercache plan movies --shards 16 --format slurm | sbatch
+    layercache plan movies --shards 16 | parallel -j 4
+    """
+    import os
+    import sys
+
+    from layercache import jobs, recipe, study
+
+    progress = reporter(quiet)
+    works = study.plan(recipe.load(recipe_name, settings), store, progress, shards)
+    if not works:
+        progress.note("nothing is missing: there is no job to run")
+    for work in works if fmt == "sh" else []:
+        progress.note(jobs.told(work))
+    if works or fmt == "json":
+        text = jobs.FORMATS[fmt](jobs.Command(recipe_name, settings, store, shards), works)
+        # A path may hold bytes that are no text.
+        sys.stdout.buffer.write(os.fsencode(f"{text}\n"))
 
 
 def recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict[str, Any]) -> Any:

@@ -63,6 +63,28 @@ def limit_options(command: F) -> F:
     )
 
 
+def shard_option(command: F) -> F:
+    """Add `--shard`, a part of the samples."""
+    return click.option(
+        "--shard", metavar="I/N", help="Run part I of N of the samples; parts need not know of each other."
+    )(command)
+
+
+def devices_option(command: F) -> F:
+    """Add `--devices`, a process on each."""
+    return click.option(
+        "--devices", metavar="A,B,…", help="Devices, a process on each: 0,1 (GPUs by number), all, or cpu,cpu."
+    )(command)
+
+
+def device_names(text: str | None) -> list[str]:
+    """Read `0,1` as names of devices."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise RecipeError(f"--devices {text!r}: give devices separated by commas (0,1)")
+    return [f"cuda:{name}" if name.isdecimal() else name for name in names]
+
+
 def plain(value: Any) -> Any:
     """Make the tuple of an option that may be repeated a list."""
     return list(value) if isinstance(value, tuple) else value

@@ -5,8 +5,17 @@ from pathlib import Path
 
 import click
 
-from layercache.cli.options import format_option, json_option, quiet_option, set_option, store_option
+from layercache.cli.options import (
+    device_names,
+    devices_option,
+    format_option,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+)
 from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
+from layercache.errors import RecipeError
 
 
 @click.command()
@@ -15,7 +24,17 @@ from layercache.cli.output import print_json, reporter, say_analysed, say_extrac
 @store_option
 @quiet_option
 @json_option
-def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, as_json: bool) -> None:
+@click.option("--shard", hidden=True)
+@devices_option
+def run(
+    recipe_name: str,
+    settings: tuple[str, ...],
+    store: Path,
+    quiet: bool,
+    as_json: bool,
+    shard: str | None,
+    devices: str | None,
+) -> None:
     """Run a study: train adapters where it asks for any, extract, analyse, report.
 
     RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, sample). The VALUE of a
@@ -29,8 +48,13 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 
     from layercache import recipe, study
 
+    if shard is not None:
+        raise RecipeError(
+            f"only extraction is done by parts: `layercache extract {recipe_name} --shard {shard}` for every part, then"
+            " this command without --shard for the rest"
+        )
     progress = reporter(quiet)
-    result = study.run(recipe.load(recipe_name, settings), store, progress)
+    result = study.run(recipe.load(recipe_name, settings), store, progress, devices=device_names(devices))
     if as_json:
         extracted = [asdict(summary) for summary in result.extracted]
         analysed = [{"kind": one.kind, "path": one.path, "cached": one.cached} for one in result.analysed]

@@ -37,6 +37,9 @@ class Publisher:
     Args:
         threads: shards published at the same time, and so held in memory beside the one that is being filled.
             A shard's states are encoded by one core, which is slower than a GPU makes them.
+
+    Attributes:
+        published: the conditions and names of the shards that are there now.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -44,6 +47,7 @@ class Publisher:
         self._queue: queue.SimpleQueue[Shard | None] = queue.SimpleQueue()
         self._free = threading.Semaphore(n)
         self._error: BaseException | None = None
+        self.published: set[tuple[str, str | None]] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"layercache-publisher-{i}", daemon=True) for i in range(n)
         ]
@@ -83,7 +87,7 @@ class Publisher:
             # After an error the queue is still emptied, so that nobody waits for ever.
             if self._error is None:
                 try:
-                    shard.publish()
+                    self.published.add((shard.condition, shard.publish()))
                 except BaseException as error:
                     self._error = error
             del shard  # Not kept in memory until the next one comes.

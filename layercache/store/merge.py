@@ -5,13 +5,13 @@ all, byte for byte, and what is there already stays, so a merge can be stopped a
 twice changes nothing. A sample that two shards hold counts once, by the format's own rule.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import manifest, outstanding, pieces, reader, sequence
+from layercache.store import manifest, outstanding, pieces, reader, rows, sequence
 from layercache.store.layout import (
     BESIDE_RUN,
     CONDITION,
@@ -26,7 +26,7 @@ from layercache.store.layout import (
     ShardInfo,
     run_id,
 )
-from layercache.store.outstanding import Plan, Step
+from layercache.store.outstanding import Plan, RunPlan, Step
 from layercache.store.publish import (
     copy_file,
     make_folder,
@@ -136,7 +136,7 @@ def carry_out(
             for path in one.heads:
                 _named_file(path, found.path / path.name, target, merged)
                 moved(path.stat().st_size)
-            _sequenced(one.rows, one.run.path / ROWS, found.path / ROWS, "parquet", target, merged)
+            _rows(one, found, merged)
             moved(sum(file.path.stat().st_size for file in one.rows))
             note(f"{one.run.id}: done")
         _sequenced(plan.recipes, source / RECIPES, target / RECIPES, "json", target, merged)
@@ -200,10 +200,32 @@ def _damaged(what: str, run: Run) -> str:
     return f"{what}: run `layercache verify --deep --repair` on {run.store}, then this command again"
 
 
+def _rows(one: RunPlan, found: Run, merged: Merged) -> None:
+    """Copy rows files; where both stores have rows of a data set whose answers came in parts, write the rows of both."""
+    before = sequence.newest(sequence.files(found.path / ROWS, "parquet"))
+    together: dict[str, rows.Joined] = {}
+    for name, file in sequence.newest(sequence.files(one.run.path / ROWS, "parquet")).items():
+        if name in one.data and name in before and (joined := rows.joined(before[name].path, file.path)) is not None:
+            together[name] = joined
+    _sequenced(one.rows, one.run.path / ROWS, found.path / ROWS, "parquet", found.store, merged, set(together))
+    for joined in together.values():
+        merged.files += rows.put_joined(found, joined)
+
+
 def _sequenced(
-    files: Iterable[SequencedFile], source: Path, target: Path, suffix: str, store: Path, merged: Merged
+    files: Iterable[SequencedFile],
+    source: Path,
+    target: Path,
+    suffix: str,
+    store: Path,
+    merged: Merged,
+    expected: Container[str] = (),
 ) -> None:
-    """Copy files of which the newest counts; of equally new ones the larger name, here as anywhere."""
+    """Copy files of which the newest counts; of equally new ones the larger name, here as anywhere.
+
+    Args:
+        expected: names of which it is known that both stores have another newest file.
+    """
     known = sequence.newest(sequence.files(target, suffix))
     names = {file.name for file in files}
     for file in files:
@@ -213,7 +235,7 @@ def _sequenced(
         if name not in names and name not in known:
             continue
         before, counts = known.get(name, given), now[name]
-        if before.path.name != given.path.name:
+        if before.path.name != given.path.name and name not in expected:
             other = before if counts.path.name == given.path.name else given
             what = "rows of data set" if suffix == "parquet" else "recipe"
             merged.notes.append(

@@ -89,7 +89,10 @@ class RunPlan:
     there: int = 0
     """Shards that are there already, by name."""
     heads: list[Path] = field(default_factory=list)
+    data: set[str] = field(default_factory=set)
+    """Data sets whose rows are asked for."""
     rows: list[SequencedFile] = field(default_factory=list)
+    """Their files that are not there."""
 
 
 @dataclass
@@ -139,6 +142,7 @@ def plan(source: Path, target: Path, asked: Selection = selection.EVERYTHING) ->
             files = [
                 file for file in sequence.files(run.path / ROWS, "parquet") if not asked.data or file.name in asked.data
             ]
+            one.data = {file.name for file in files}
             one.rows = [file for file in files if here is None or not (here.path / ROWS / file.path.name).exists()]
         found.runs.append(one)
     if asked.beside("recipes"):

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,11 @@ def query(store: Store, text: str, params: Mapping[str, Any] | Sequence[Any] | N
 def _trusted(store: Store, views: Iterable[str], config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     statements = _setup(store, views)
     connection = duckdb.connect(":memory:", config=config)
-    try:
-        # DuckDB would show its progress on stdout, among the data.
+    # DuckDB would show its progress on stdout, among the data. In a notebook without ipywidgets it has no bar, and refuses
+    # every change of that setting.
+    with suppress(duckdb.Error):
         connection.execute("SET enable_progress_bar = false")
+    try:
         for statement in statements:
             connection.execute(statement)
     except duckdb.Error as error:

@@ -6,7 +6,7 @@ planned.keep_left_out(run)                           those that it cannot be mad
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,13 @@ class Stage:
 
 
 def plan(
-    condition: Condition, outputs: Outputs, store: Store | None, run: Run | None, given: Given, spec: ExtractSpec
+    condition: Condition,
+    outputs: Outputs,
+    store: Store | None,
+    run: Run | None,
+    given: Given,
+    spec: ExtractSpec,
+    mine: Callable[[str], bool] = lambda _: True,
 ) -> Stage:
     """Find the samples that lack outputs under a condition, and change those.
 
@@ -97,17 +103,18 @@ def plan(
         store, run: what holds them; None where there is none yet.
         given: what changed samples are made of; its donors are read from the store.
         spec: which samples are asked for which outputs.
+        mine: tells the samples that are run; what the condition draws for them is drawn from all.
     """
     held = _NOTHING
     if store is not None and run is not None and condition.name in store.conditions(run):
         held = store.held(run, condition.name)
         given = _with_donors(given, condition, store, run)
     clean = given.samples.distinct
-    summary = ConditionSummary(condition.name, cached=len(clean))
+    summary = ConditionSummary(condition.name, cached=sum(map(mine, clean)))
     groups: list[tuple[Outputs, list[Sample]]] = []
     left_out: list[tuple[Outputs, list[LeftOut]]] = []
     reasons: Counter[str] = Counter()
-    for lacked, ids in select.missing(held, outputs, list(clean), spec):
+    for lacked, ids in select.missing(held, outputs, list(clean), spec, mine):
         changed = change(condition, [clean[one] for one in ids], given)
         final = [one for one in changed.left_out if one.final]
         groups += [(lacked, changed.samples)] if changed.samples else []
@@ -141,16 +148,21 @@ def lacking(stages: Sequence[Stage]) -> set[str]:
     return left_out | {sample.id for _, samples in groups(stages) for sample in samples}
 
 
-def keep_left_out(stages: Sequence[Stage], run: Run) -> None:
+def keep_left_out(stages: Sequence[Stage], run: Run) -> set[tuple[str, str | None]]:
     """Publish, of every sample that is left out for good, that and why: rows of `samples` and no other.
+
+    Returns:
+        The conditions and names of the shards.
 
     Raises:
         StoreError: a shard cannot be published.
     """
+    published: set[tuple[str, str | None]] = set()
     for stage in stages:
         for outputs, left_out in stage.left_out:
             made = {"layercache": layercache.__version__, **stage.made}
             shard = Shard(run, outputs, condition=stage.condition.name, provenance=made)
             absent = [Absent(one.sample.id, name, one.reason) for one in left_out for name in outputs]
             shard.add("samples", not_run_columns([one.sample for one in left_out], absent))
-            shard.publish()
+            published.add((stage.condition.name, shard.publish()))
+    return published
