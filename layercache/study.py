@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from layercache import __version__, dataset, recipe
+from layercache import __version__, dataset, engine, nearest, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
@@ -73,27 +73,35 @@ class StudyResult:
     tuned: "list[Tuned]" = field(default_factory=list)
 
 
-def run(study: recipe.Recipe, store: Path, progress: Progress, *, devices: Sequence[str] = ()) -> StudyResult:
+def run(
+    study: recipe.Recipe,
+    store: Path,
+    progress: Progress,
+    *,
+    devices: Sequence[str] = (),
+    workers: int | None = None,
+) -> StudyResult:
     """Train the adapters asked for, extract what is missing, analyse what changed, write the report.
 
     Args:
         devices: where models are run, a process on each; none for what the recipe says.
+        workers: on the engine ray, processes that hold a model.
 
     Raises:
         LayercacheError: any user error of the parts.
     """
     start = time.monotonic()
     tuned = finetune(study, store, progress) if study.finetune else []
-    extracted = extract(study, store, progress, devices=devices)
+    extracted = extract(study, store, progress, devices=devices, workers=workers)
     analysed = analyze(store, study.analyze, progress)
     report, charts = None, []
     if analysed:
         from layercache import report as reports
-        from layercache.store import reader
+        from layercache.store import mirror, reader
 
         opened = reader.open(store)
-        report = reports.build(opened, store / "report.html", study.report, study.title)
-        charts = reports.write_charts(opened, store / "charts")
+        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, study.title)
+        charts = reports.write_charts(opened, mirror.beside(store, "charts"))
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts, tuned)
 
 
@@ -115,9 +123,11 @@ def finetune(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: 
 
 def _tune(study: recipe.Recipe, data: "Dataset", store: Path, progress: Progress, *, only_find: bool) -> "list[Tuned]":
     from layercache.extract.finetune import finetune as tune
+    from layercache.store import mirror
 
     assert study.finetune is not None
-    out = Path(study.finetune.out) if study.finetune.out else store.with_name(f"{store.name}-adapters")
+    folder = Path(PurePosixPath(mirror.name(store)).name) if mirror.of(store) else store
+    out = Path(study.finetune.out) if study.finetune.out else folder.with_name(f"{folder.name}-adapters")
     return [
         tune(model, data, study.finetune, study.extract, out, progress, only_find=only_find)
         for model in study.models
@@ -156,6 +166,7 @@ def extract(
     dry_run: bool | Literal["measure"] = False,
     part: "Part | None" = None,
     devices: Sequence[str] = (),
+    workers: int | None = None,
 ) -> "list[Summary]":
     """Run every model of a recipe on every data set; only what the store lacks costs forward passes.
 
@@ -163,6 +174,7 @@ def extract(
         dry_run: only say what would be done; with `measure`, how long it takes too.
         part: run only the samples of this part.
         devices: names as torch has them; a process on each does its share.
+        workers: on the engine ray, processes that hold a model.
 
     Raises:
         ModelError: torch and transformers are not installed, or a model is refused.
@@ -177,7 +189,11 @@ def extract(
 
         spread.check(devices, study.extract)
     work = pairs(study, store, progress)
-    if devices and not dry_run:
+    if engine.cluster() is not None and not dry_run:
+        from layercache.extract import on_ray
+
+        summaries = on_ray.extract(work, study.extract, store, progress, workers, part)
+    elif devices and not dry_run:
         summaries = spread.extract(study, work, store, progress, devices, part)
     else:
         summaries = [
@@ -255,8 +271,12 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         StoreError: there is no store at `path`.
     """
     from layercache.analyze import analyze as analyze_one
+    from layercache.analyze import reads
     from layercache.store import reader, results
 
+    if engine.cluster() is not None:
+        # Read in processes that are in another folder.
+        path = path.resolve()
     store = reader.open(path)
     done = []
     for spec in sorted(specs, key=lambda one: one.kind == "compare"):
@@ -265,14 +285,15 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if spec.kind == "compare":
             # It reads what the others found, which is why it comes last.
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
-        found = results.find(path, spec.kind, settings, inputs)
+        found = results.find(path, spec.kind, settings, [*inputs, *reads(spec)])
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
         outcome = analyze_one(store, spec, progress)
-        done.append(
-            Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
-        )
+        # Named again: a model of the hub may have been fetched only now.
+        inputs += reads(spec)
+        kept = results.save(path, spec.kind, settings, inputs, outcome)
+        done.append(Analysed(spec.kind, outcome.results, kept, cached=False))
     return done
 
 
@@ -299,7 +320,7 @@ def specs_to_run(path: Path, kinds: Sequence[str], overrides: dict[str, Any]) ->
     asked = [spec for study in kept for spec in study.analyze]
     for kind in kinds:
         if kind not in recipe.ANALYSES:
-            raise RecipeError(f"unknown analysis {kind!r}: use one of {', '.join(recipe.ANALYSES)}")
+            raise RecipeError(f"unknown analysis {kind!r}: {nearest.hint(kind, recipe.ANALYSES)}")
     chosen = [spec for spec in asked if not kinds or spec.kind in kinds]
     present = {spec.kind for spec in chosen}
     chosen += [recipe.ANALYSES[kind]() for kind in kinds if kind not in present]

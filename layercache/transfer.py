@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layercache import quantities
-from layercache.errors import StoreError
 from layercache.hub import client
 from layercache.hub.client import Address
 from layercache.progress import Progress
-from layercache.store import merge, outstanding
+from layercache.store import merge, mirror, outstanding
 from layercache.store.outstanding import Plan
 from layercache.store.publish import make_folder, one_line_errors, staging
 from layercache.store.reader import open as open_store
@@ -76,7 +75,7 @@ def push(
     place = place_of(target)
     if isinstance(place, Address):
         return _push_to_hub(store, place, asked, progress or Progress(), dry_run=dry_run, private=private)
-    return _copy(store, str(store), place, target, asked, progress or Progress(), dry_run=dry_run)
+    return _copy(store, mirror.name(store), place, target, asked, progress or Progress(), dry_run=dry_run)
 
 
 def pull(
@@ -91,21 +90,16 @@ def pull(
     place = place_of(source)
     if isinstance(place, Address):
         return _pull_from_hub(place, store, asked, progress or Progress(), dry_run=dry_run)
-    return _copy(place, source, store, str(store), asked, progress or Progress(), dry_run=dry_run)
+    return _copy(place, source, store, mirror.name(store), asked, progress or Progress(), dry_run=dry_run)
 
 
 def place_of(text: str) -> Path | Address:
     """Turn what a user names into the directory of a store, or the address of a repository: the one place that does.
 
     Raises:
-        StoreError: it is an address of some other kind.
+        StoreError: it is an address that cannot be read.
     """
-    scheme, found, _ = text.partition("://")
-    if not found:
-        return Path(text)
-    if scheme == "hf":
-        return client.parse(text)
-    raise StoreError(f"{text!r}: give a folder or hf://datasets/USER/NAME")
+    return client.parse(text) if text.startswith(client.SCHEME) else mirror.located(text)
 
 
 def _copy(
@@ -156,7 +150,7 @@ def _pull_from_hub(
         copy = Copy(remote, folder)
         copy.prepare(asked)
         plan = outstanding.plan(folder, store, asked)
-        done = _planned(plan, str(address), str(store), dry_run=dry_run)
+        done = _planned(plan, str(address), mirror.name(store), dry_run=dry_run)
         if not dry_run:
             with _bytes(progress, f"pull from {address}", done.bytes) as moved:
                 copy.files(plan, moved)
@@ -179,7 +173,7 @@ def _push_to_hub(
             remote = client.Remote(api, address, "", private, {})
         else:
             remote = client.create(api, address, private=private)
-    done = Transferred(str(store), str(address), dry_run)
+    done = Transferred(mirror.name(store), str(address), dry_run)
     if private and not remote.private:
         done.notes.append(f"{address} is there already, and is public")
     with _selected(store, asked) as chosen:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from layercache import api
+from layercache.analyze import bertscore, text_scores
 from layercache.analyze.choices import choices
 from layercache.analyze.compare import compare
 from layercache.analyze.delta_p import delta_p
@@ -19,7 +20,7 @@ from layercache.analyze.probe_depth import probe_depth
 from layercache.analyze.quality import quality
 from layercache.analyze.text import text
 from layercache.progress import Progress
-from layercache.recipe import AnalysisSpec
+from layercache.recipe import AnalysisSpec, TextSpec
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
 
@@ -44,6 +45,14 @@ def analyze(store: Store, spec: AnalysisSpec, progress: Progress) -> Outcome:
         StoreError: the store cannot be read, or a run is not known.
     """
     return KINDS[spec.kind](store, spec, progress)
+
+
+def reads(spec: AnalysisSpec) -> list[str]:
+    """Name by its content what an analysis reads beside the store: the encoder of BERTScore."""
+    if not isinstance(spec, TextSpec) or spec.bertscore_model is None:
+        return []
+    needed = any(name in text_scores.BERTSCORE for name in text_scores.asked(spec))
+    return [f"bertscore/{bertscore.identity(spec.bertscore_model)}"] if needed else []
 
 
 class _Stage(ModuleType):

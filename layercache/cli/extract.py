@@ -1,19 +1,24 @@
 """`layercache extract`: models on data, from a recipe or from options."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
+from layercache.cli import completion
 from layercache.cli.options import (
+    check_engine,
     device_names,
     devices_option,
+    engine_options,
     json_option,
     plain,
     quiet_option,
     set_option,
     shard_option,
     store_option,
+    workers_option,
 )
 from layercache.cli.output import print_json, reporter
 from layercache.errors import RecipeError
@@ -33,10 +38,21 @@ DATA_OPTIONS = (
 
 
 @click.command()
-@click.argument("recipe_name", metavar="[RECIPE]", required=False)
+@click.argument("recipe_name", metavar="[RECIPE]", required=False, shell_complete=completion.recipes)
 @set_option
-@click.option("--model", "models", multiple=True, help="A folder, a hub name, or demo; may be repeated.")
-@click.option("--data", "source", help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=completion.models,
+    help="A folder, a hub name, or demo; may be repeated.",
+)
+@click.option(
+    "--data",
+    "source",
+    shell_complete=completion.sources,
+    help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.",
+)
 @click.option("--prompt", "template", help='Prompt template: "Title: {title}". Every field becomes a span.')
 @click.option("--name", help="What the data set is called in the store.")
 @click.option("--label", "labels", multiple=True, metavar="NAME:KIND", help="KIND: number, category, boolean, text.")
@@ -123,6 +139,8 @@ DATA_OPTIONS = (
 @quiet_option
 @shard_option
 @devices_option
+@engine_options
+@workers_option
 @json_option
 def extract(
     recipe_name: str | None,
@@ -133,6 +151,9 @@ def extract(
     dry_run: str | None,
     shard: str | None,
     devices: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
     **flags: Any,
 ) -> None:
     """Run models on data and keep what every layer said.
@@ -146,13 +167,18 @@ def extract(
     """
     from dataclasses import asdict
 
+    from layercache import engine as engines
     from layercache import parts, study
 
     progress = reporter(quiet)
     part = None if shard is None else parts.parse(shard)
     asked = recipe_from(recipe_name, settings, flags)
     only_say: Any = "measure" if dry_run == "measure" else bool(dry_run)
-    summaries = study.extract(asked, store, progress, dry_run=only_say, part=part, devices=device_names(devices))
+    check_engine(engine, workers, devices)
+    names = device_names(devices)
+    # What would be done is found out without a cluster.
+    with engines.on(engine, address) if not only_say else nullcontext():
+        summaries = study.extract(asked, store, progress, dry_run=only_say, part=part, devices=names, workers=workers)
     if as_json:
         print_json([asdict(summary) for summary in summaries])
         return

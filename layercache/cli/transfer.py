@@ -69,8 +69,8 @@ def _say(done: Any, progress: Any, as_json: bool) -> None:
 def push(target: str, private: bool, dry_run: bool, store: Path, quiet: bool, as_json: bool, **chosen: Any) -> None:
     """Copy the store, or a part of it, to another place.
 
-    TARGET is a folder, or a dataset repository on the Hugging Face Hub: hf://datasets/USER/NAME, optionally
-    with @BRANCH. What is there stays; a push that was stopped goes on where it was.
+    TARGET is a folder, a bucket (s3://bucket/prefix) or a dataset repository on the Hugging Face Hub:
+    hf://datasets/USER/NAME, optionally with @BRANCH. What is there stays; a push that was stopped goes on where it was.
 
     \b
     layercache push /mnt/shared/store
@@ -92,8 +92,8 @@ def push(target: str, private: bool, dry_run: bool, store: Path, quiet: bool, as
 def pull(source: str, dry_run: bool, store: Path, quiet: bool, as_json: bool, **chosen: Any) -> None:
     """Copy another store, or a part of it, into the store.
 
-    SOURCE is a folder, or a dataset repository on the Hugging Face Hub: hf://datasets/USER/NAME, optionally
-    with @REVISION. Of a part only that part is read. What is there stays; a pull that was stopped goes on where it was.
+    SOURCE is a folder, a bucket (s3://bucket/prefix) or a dataset repository on the Hugging Face Hub:
+    hf://datasets/USER/NAME, optionally with @REVISION. Of a part only that part is read. What is there stays; a pull that was stopped goes on where it was.
 
     \b
     layercache pull /mnt/shared/store --outputs mean@prompt --layers 8,16

@@ -28,7 +28,7 @@ from layercache.extract.tokenize import Sample, Samples, sample_id, special_ids
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec
 from layercache.searched import find
-from layercache.store import reader
+from layercache.store import captured, reader
 from layercache.store.holdings import Outputs
 from layercache.store.layout import Run
 
@@ -36,8 +36,6 @@ ANSWER, EXACT = "answer", "exact_answer"
 NO_ANSWER, NOT_THERE = "empty answer", "not found in the answer"
 MAX_NEW_TOKENS = 32
 LINE = "\n"
-
-_STORED = "SELECT sample_id, text, token_ids, finish_reason FROM generations WHERE run = $run AND output = $output"
 
 
 @dataclass(frozen=True)
@@ -171,10 +169,9 @@ def foreseen(how: Asked, prompts: Sequence[Sample]) -> list[Sample]:
 
 
 def _stored(how: Asked, store: reader.Store, run: Run) -> dict[str, Answer]:
-    rows = store.sql(_STORED, {"run": run.id, "output": str(how.settings.output)}).to_pylist()
     return {
         row["sample_id"]: Answer(row["text"], row["token_ids"][: -1 if row["finish_reason"] == "eos" else None])
-        for row in rows
+        for row in captured.texts(store, run, str(how.settings.output)).iter_rows(named=True)
     }
 
 

@@ -20,7 +20,7 @@ from layercache.extract.crew import Crew, Job
 from layercache.extract.kept import Kept
 from layercache.extract.summary import Summary, united
 from layercache.parts import Part
-from layercache.progress import Progress
+from layercache.progress import Once, Progress
 from layercache.recipe import ExtractSpec, ModelSpec, Recipe
 
 _FINER = 4
@@ -105,7 +105,7 @@ def extract(
     spec = study.extract.model_copy(update={"device": places[0]})
     done: list[list[Summary]] = [[] for _ in pairs]
     lacking: list[int] | None = None
-    quiet = _Once(progress)
+    quiet = Once(progress)
     for _ in range(_ROUNDS):
         works = [
             run.plan(model, data, spec, store, _FINER * len(places), part=part, kept=kept) for data, model in pairs
@@ -128,16 +128,3 @@ def extract(
         united(whole, several, count, seconds)
         for whole, several, count in zip(last, done, lacking or [0] * len(pairs), strict=True)
     ]
-
-
-class _Once(Progress):
-    """Passes on every note once, whichever process says it."""
-
-    def __init__(self, inner: Progress) -> None:
-        self._inner, self._said = inner, set[str]()
-        self.task = inner.task  # type: ignore[method-assign]
-
-    def note(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._inner.note(text)

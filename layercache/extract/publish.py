@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from layercache import interrupts
 from layercache.extract.forward import Absent
 from layercache.extract.rows import sample_columns, token_columns
 from layercache.extract.tokenize import Sample
@@ -139,17 +140,20 @@ class ShardWriter:
                 allow_nonfinite=self._allow_nonfinite,
             )
             self._opened = time.monotonic()
-        self._shard.add("samples", sample_columns(samples, list(self._outputs), lacking))
-        if TOKENS in self._outputs:
-            self._shard.add(TOKENS, token_columns(samples, self._words))
-        for table, columns in tables:
-            if columns:
-                self._shard.add(table, columns)
+        # Samples without their states would be published as they are, and never be made again.
+        with interrupts.held_back():
+            self._shard.add("samples", sample_columns(samples, list(self._outputs), lacking))
+            if TOKENS in self._outputs:
+                self._shard.add(TOKENS, token_columns(samples, self._words))
+            for table, columns in tables:
+                if columns:
+                    self._shard.add(table, columns)
         if self._shard.nbytes >= self._limits.nbytes or time.monotonic() - self._opened >= self._limits.seconds:
             self.close()
 
     def close(self) -> None:
         """Hand over what is collected."""
         if self._shard is not None:
-            self._publisher.put(self._shard)
-            self._shard = None
+            with interrupts.held_back():
+                shard, self._shard = self._shard, None
+                self._publisher.put(shard)

@@ -30,7 +30,7 @@ from layercache.extract.job import Job, open_run, prepare
 from layercache.extract.kept import Kept
 from layercache.extract.loop import CHECKED, Loop
 from layercache.extract.publish import SHARD_BYTES, SHARD_SECONDS, ShardLimits
-from layercache.extract.summary import Summary, told
+from layercache.extract.summary import Summary
 from layercache.parts import Part, Work
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
@@ -110,7 +110,6 @@ def _answer(job: Job, asked: answers.Asked, run: layout.Run, progress: Progress,
         asked, job.load, job.tokenizer, job.tokenized, run, job.data.name, progress, limits, job.mine
     )
     lacking.take_answers(job, asked, reader.open(run.store), run)
-    progress.note(told(job.summary.answers))
     if made is None:
         return set()
     job.summary.new_answers, job.summary.generated_tokens = made.answers, made.loop.generated

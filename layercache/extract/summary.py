@@ -23,7 +23,7 @@ class ConditionSummary:
         cached: samples for which nothing was missing.
         forward_passes, tokens: samples put through the model, and their tokens.
         unchanged: of those, samples that the condition leaves as they are.
-        left_out: reason → samples that it cannot be made of.
+        left_out: reason → samples that it cannot be made of, now or when they were asked for before.
         absent: output → of the samples run, those that have no row of it, by reason.
     """
 
@@ -40,7 +40,8 @@ class ConditionSummary:
         parts += [f"{self.cached:,} complete already"] if self.cached else []
         parts += [f"{self.unchanged:,} come out as they were"] if self.unchanged else []
         parts += [f"{count:,} left out ({reason})" for reason, count in self.left_out.items()]
-        return f"  {self.condition}: {', '.join(parts)}"
+        nothing = "" if self.forward_passes or self.cached or not self.left_out else "WARNING: no sample can be run: "
+        return f"  {self.condition}: {nothing}{', '.join(parts)}"
 
 
 @dataclass
@@ -116,7 +117,11 @@ class Summary:
     def __str__(self) -> str:
         part = f" in part {self.part}" if self.part else ""
         opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples{part}"
-        lines = [f"{opening}, {self.cached:,} of them complete in the store already"]
+        under = ["", " under every condition"][bool(self.conditions)]
+        lines = [f"{opening}, {self.cached:,} of them complete in the store already{under}"]
+        if self.conditions:
+            clean = self.forward_passes - sum(one.forward_passes for one in self.conditions)
+            lines += [f"  clean: {clean:,} passes, {self.samples - clean:,} complete already"]
         lines += self._planned() if self.dry_run else self._done()
         lines += [f"  {told(self.answers)}"] if any(self.answers.values()) else []
         lines += [str(one) for one in self.conditions]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from layercache.errors import StoreError
 from layercache.hub.client import Remote
-from layercache.store import names, reader, sparse
+from layercache.store import known_paths, reader, sparse
 from layercache.store.layout import MANIFEST, RECIPES, RESULTS, ROWS, RUN, RUN_FILE, table_of
 from layercache.store.outstanding import Plan, Step
 from layercache.store.publish import one_line_errors
@@ -31,7 +31,7 @@ class Copy:
     def __init__(self, remote: Remote, path: Path) -> None:
         self._remote = remote
         self.path = path
-        self._files = {name: file for name, file in remote.files.items() if names.is_known(name)}
+        self._files = {name: file for name, file in remote.files.items() if known_paths.is_known(name)}
         self._footers: dict[Path, int] = {}
 
     def prepare(self, asked: Selection) -> None:

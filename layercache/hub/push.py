@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from layercache.errors import StoreError
 from layercache.hub import card
 from layercache.hub.client import Remote, one_line
-from layercache.store import manifest, names, reader, results, sequence
+from layercache.store import known_paths, manifest, reader, results, sequence
 from layercache.store.layout import (
     CONDITION,
     MANIFEST,
@@ -163,7 +163,12 @@ def _commits(files: list[Upload]) -> Iterator[list[Upload]]:
 
 
 def _is(name: str, last: str, parts: int) -> bool:
-    return names.is_known(name) and name.startswith(RUN) and name.endswith(f"/{last}") and name.count("/") == parts - 1
+    return (
+        known_paths.is_known(name)
+        and name.startswith(RUN)
+        and name.endswith(f"/{last}")
+        and name.count("/") == parts - 1
+    )
 
 
 def _read_json(remote: Remote, paths: list[str]) -> dict[str, dict[str, Any]]:
@@ -240,6 +245,6 @@ def _results(store: Path, renamed: set[str], remote: Remote, uploads: Uploads) -
 def page(remote: Remote, uploads: Uploads, known: dict[str, dict[str, Any]], replaced: set[str]) -> bytes | None:
     """Return the repository's README.md as it is to be; None where it is so already."""
     there = remote.read("README.md") if "README.md" in remote.files else b""
-    paths = {*filter(names.is_known, remote.files), *(one.path for one in (*uploads.data, *uploads.last))}
+    paths = {*filter(known_paths.is_known, remote.files), *(one.path for one in (*uploads.data, *uploads.last))}
     wanted = card.write(there.decode("utf-8", "replace"), remote.address, paths, known, replaced).encode()
     return None if wanted == there else wanted

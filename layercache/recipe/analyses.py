@@ -261,6 +261,8 @@ class CompareSpec(_Analysis):
     """Poolings whose probe scores count (`mean@prompt`); all when not given."""
     metrics: Strings | None = None
     """Metrics held against the probe scores, by name; all that have a number a layer when not given."""
+    with_quantiles: bool = False
+    """Hold quantiles over samples (`entropy_q10`) against the probe scores too, not only means."""
     score: str | None = None
     """The probe's metric that says how good a layer is; each label's main one when not given."""
     group_by: str | None = None

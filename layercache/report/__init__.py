@@ -5,7 +5,6 @@ plot(store, "probe", Path("probe.svg"))             one chart
 write_charts(store, Path("charts"))                 every chart, and the numbers as CSV
 """
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from layercache import nearest
 from layercache.errors import AnalysisError, LayercacheError
 from layercache.recipe import ReportSpec
 from layercache.report import (
@@ -84,9 +84,7 @@ def plot(store: Store, name: str, out: Path) -> Path:
         LayercacheError: the suffix is not one of `SUFFIXES`, or the file cannot be written.
     """
     if name not in figures.PLOTS:
-        close = difflib.get_close_matches(name, figures.PLOTS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(figures.PLOTS)}"
-        raise AnalysisError(f"no plot {name!r}: {hint}")
+        raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, figures.PLOTS)}")
     if out.suffix.lower() not in SUFFIXES:
         raise LayercacheError(f"cannot tell what to write from {out.name!r}: end it in {', '.join(SUFFIXES)}")
     _check_folder(out)

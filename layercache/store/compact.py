@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from layercache.errors import StoreError
 from layercache.store import pieces
+from layercache.store.files import open_parquet
 from layercache.store.layout import Run, ShardInfo, canonical_json, place
 from layercache.store.pieces import Piece, Shards
 from layercache.store.publish import check_not_frozen
 from layercache.store.reader import Store
 from layercache.store.schema import TABLES
 from layercache.store.shard_checks import shard_problems
-from layercache.store.states import open_parquet
 
 SHARD_BYTES = 256 * 10**6
 """Size of a new shard's files, about; the memory needed is about three times that."""

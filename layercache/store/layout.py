@@ -357,6 +357,8 @@ def check_store(path: Path) -> None:
         StoreError: nothing is there, or something else, or it cannot be looked at.
     """
     check_path(path)
+    if _is_mirror(path):
+        return
     try:
         if not path.exists():
             raise StoreError(f"no store at {path}: run `layercache extract` first, or give another --store")
@@ -366,6 +368,17 @@ def check_store(path: Path) -> None:
             raise StoreError(f"{path} is not a store: give the directory that `layercache extract` wrote")
     except OSError as error:
         raise StoreError(f"cannot read the store {path}: {first_line(error)}") from error
+
+
+def _is_mirror(path: Path) -> bool:
+    """Bring a mirror up to date; False of a path that is none."""
+    from layercache.store import mirror
+
+    if mirror.of(path) is None:
+        return False
+    if mirror.refresh(path).empty:
+        raise StoreError(f"no store at {mirror.name(path)}: run `layercache extract` first, or give another --store")
+    return True
 
 
 def frozen_hint(store: Path) -> str | None:

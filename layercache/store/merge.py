@@ -12,6 +12,7 @@ from pathlib import Path
 
 from layercache.errors import StoreError
 from layercache.store import manifest, outstanding, pieces, reader, rows, sequence
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     BESIDE_RUN,
     CONDITION,
@@ -31,15 +32,15 @@ from layercache.store.publish import (
     copy_file,
     make_folder,
     one_line_errors,
+    place_file,
     publish_folder,
     staging,
-    sync,
     write_file,
 )
 from layercache.store.results import ResultInfo
 from layercache.store.selection import EVERYTHING, Selection
 from layercache.store.sequence import SequencedFile
-from layercache.store.shard_checks import file_sha256, shard_problems
+from layercache.store.shard_checks import shard_problems
 from layercache.store.writer import check_writable
 
 _ADVICE = {"parquet": "; to have the rows of both, extract the whole data once more, which needs no forward pass"}
@@ -253,9 +254,7 @@ def _named_file(path: Path, final: Path, store: Path, merged: Merged) -> None:
         match = BESIDE_RUN.fullmatch(path.name)
         if not sha256.startswith(match["sha"] if match else path.stem[-16:]):
             raise StoreError(f"{path}: its sha256 is not the one in its name: run `layercache verify --repair`")
-        make_folder(final.parent)
-        (folder / path.name).replace(final)
-        sync(final.parent)
+        place_file(folder / path.name, final)
     merged.files += 1
     merged.bytes += final.stat().st_size
 

@@ -1,24 +1,74 @@
-"""Which paths a store may hold: what comes from elsewhere is written only under a name that the format knows."""
+"""The names a store holds, read from its folders and the small files in them: what a shell completes, and counts.
 
-import re
+Quicker than opening the store, and less strict: what cannot be read has no name here.
+"""
 
-from layercache.store.layout import BESIDE_RUN, CONDITION, MANIFEST, RECIPES, RESULTS, ROWS, RUN, RUN_FILE, SHARD
+from collections.abc import Iterator
+from pathlib import Path
 
-_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,149}"
-_SEQUENCED = "(?:[A-Za-z0-9_.~-]|%[0-9A-F]{2})+-[0-9]{6,}-[0-9a-f]{16}"
-_KNOWN = re.compile(
-    rf"{RUN}{_NAME}/{re.escape(RUN_FILE)}"
-    rf"|{RUN}{_NAME}/{BESIDE_RUN.pattern}"
-    rf"|{RUN}{_NAME}/{ROWS}/{_SEQUENCED}\.parquet"
-    rf"|{RUN}{_NAME}/{CONDITION}{_NAME}/{SHARD}{_NAME}/(?:{re.escape(MANIFEST)}|{_NAME}\.parquet)"
-    rf"|{RECIPES}/{_SEQUENCED}\.json"
-    rf"|{RESULTS}/{_NAME}/[A-Za-z0-9][A-Za-z0-9_.@-]{{0,199}}"
+from layercache.errors import StoreError
+from layercache.store import sequence
+from layercache.store.layout import (
+    CLEAN,
+    CONDITION,
+    MANIFEST,
+    ROWS,
+    SHARD,
+    Run,
+    is_gone,
+    listed,
+    read_run,
+    run_paths,
 )
 
 
-def is_known(path: str) -> bool:
-    """Tell whether a path, with `/` between its parts, is that of a file that a store may hold.
+def count_shards(store: Path) -> int:
+    """Count the published shards of a store, those that others replace among them."""
+    return sum(1 for path in run_paths(store) for _ in _shards(path))
 
-    Nothing with `..`, a leading `/`, a drive or a backslash is.
-    """
-    return _KNOWN.fullmatch(path) is not None and ".." not in path.split("/")
+
+def runs(store: Path) -> list[Run]:
+    """List the runs that can be read, sorted by id."""
+    found = []
+    for path in run_paths(store):
+        try:
+            found.append(read_run(path))
+        except StoreError:
+            continue
+    return found
+
+
+def data_sets(store: Path) -> list[str]:
+    """List the data sets of all runs, sorted."""
+    return sorted({name for path in run_paths(store) for name in _rows(path)})
+
+
+def labels(store: Path) -> list[str]:
+    """List the labels of all data sets, sorted."""
+    from layercache.store import rows
+
+    found: set[str] = set()
+    for path in run_paths(store):
+        for file in _rows(path).values():
+            try:
+                found.update(label.name for label in rows.read_info(file.path).labels)
+            except StoreError:
+                continue
+    return sorted(found)
+
+
+def conditions(store: Path) -> list[str]:
+    """List the conditions of all runs, `clean` first."""
+    found = {shard.parent.name.removeprefix(CONDITION) for path in run_paths(store) for shard in _shards(path)}
+    return sorted(found, key=lambda name: (name != CLEAN, name))
+
+
+def _rows(run: Path) -> dict[str, sequence.SequencedFile]:
+    return sequence.newest(sequence.files(run / ROWS, "parquet"))
+
+
+def _shards(run: Path) -> Iterator[Path]:
+    for condition in listed(run, CONDITION):
+        for shard in listed(run / condition, SHARD):
+            if not is_gone(run / condition / shard / MANIFEST):
+                yield run / condition / shard

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from layercache.store import pieces, reader, results, selection, sequence
 from layercache.store.compact import SHARD_BYTES
+from layercache.store.files import open_parquet
 from layercache.store.holdings import Holdings, Outputs
 from layercache.store.layout import (
     CONDITION,
@@ -31,7 +32,6 @@ from layercache.store.results import ResultInfo
 from layercache.store.row_groups import Bounds, bounds_of, groups_of, may_hold, stored_bytes
 from layercache.store.selection import Selection
 from layercache.store.sequence import SequencedFile
-from layercache.store.states import open_parquet
 
 
 class Size(NamedTuple):

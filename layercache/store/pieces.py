@@ -14,12 +14,13 @@ import pyarrow as pa
 from layercache import __version__
 from layercache.errors import StoreError
 from layercache.store.blocks import VECTOR_COLUMN
+from layercache.store.files import fetch, open_parquet
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, Outputs, Pair, exclusions, holdings, united
 from layercache.store.ids import read_ids
 from layercache.store.layout import Run, ShardInfo, canonical_json, place, table_of
 from layercache.store.row_groups import groups_of, is_in, rows_of, together
 from layercache.store.schema import TABLES
-from layercache.store.states import open_parquet, unreadable
+from layercache.store.states import unreadable
 from layercache.store.writer import Shard
 
 
@@ -191,9 +192,12 @@ def read_rows(
         StoreError: the file cannot be read, or has a column that this version does not know.
     """
     path = source.path / f"{table}.parquet"
+    known = [column.name for column in TABLES[table].columns]
     try:
+        # Of a bucket's file: what lies apart in it comes at once.
+        fetch([path], lambda metadata: [(group, columns or known) for group in groups_of(metadata, table, outputs)])
         with open_parquet(path) as file:
-            unknown = sorted(set(file.schema_arrow.names) - {column.name for column in TABLES[table].columns})
+            unknown = sorted(set(file.schema_arrow.names) - set(known))
             if unknown:
                 raise StoreError(
                     f"{path} has a column {unknown[0]} that this version does not know: install a newer one"

@@ -1,11 +1,11 @@
 """What of a store is asked for: runs, conditions, data sets, tables, outputs, layers. Nothing said means all."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from layercache.errors import StoreError
+from layercache.nearest import hint, listing, nearest
 from layercache.store.holdings import Outputs, Pair
 from layercache.store.layout import Run, table_of
 from layercache.store.reader import Store
@@ -86,7 +86,7 @@ def find_runs(store: Store, selection: Selection) -> list[Run]:
     known = (*TABLES, *BESIDE)
     for table in selection.tables:
         if table not in known:
-            raise StoreError(f"no table {table!r}: {nearest(table, known)}")
+            raise StoreError(f"no table {table!r}: {hint(table, known)}")
     runs = [store.run(name) for name in selection.runs] or store.runs()
     runs = list({run.id: run for run in runs}.values())
     conditions = {run.id: store.conditions(run) for run in runs}
@@ -119,7 +119,7 @@ def samples_of(store: Store, run: Run, selection: Selection) -> frozenset[str] |
 def _check(what: str, asked: Sequence[str], known: Sequence[str]) -> None:
     for name in asked:
         if name not in known:
-            raise StoreError(f"no {what} {name!r}: {nearest(name, known)}")
+            raise StoreError(f"no {what} {name!r}: {hint(name, known)}")
 
 
 def _check_outputs(store: Store, selection: Selection, conditions: list[tuple[Run, list[str]]]) -> None:
@@ -132,7 +132,9 @@ def _check_outputs(store: Store, selection: Selection, conditions: list[tuple[Ru
     for word in selection.outputs:
         if not any(matches(output, word) for output in held):
             parts = [part for output in held for part in (output, *output.split(":"))]
-            raise StoreError(f"no output {word!r}: {nearest(word, parts, sorted(held))}")
+            close = nearest(word, parts)
+            there = f"did you mean {close[0]!r}?" if close else f"there are {listing(sorted(held))}"
+            raise StoreError(f"no output {word!r}: {there}")
     wanted = Selection(tables=selection.tables, outputs=selection.outputs).of(
         {name: sorted(layers) or None for name, layers in held.items()}
     )
@@ -141,11 +143,3 @@ def _check_outputs(store: Store, selection: Selection, conditions: list[tuple[Ru
         if layer not in layers:
             there = f"layers {', '.join(map(str, layers))}" if layers else "none"
             raise StoreError(f"no layer {layer} in what is asked for: it has {there}")
-
-
-def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """Say which of the known names a word was perhaps meant to be, or else which there are."""
-    names = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    there = names if listed is None else list(listed)
-    return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(there) or 'none'}"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from layercache.errors import StoreError
+from layercache.store.files import open_parquet
 from layercache.store.holdings import Outputs
 from layercache.store.row_groups import groups_of, ranges
-from layercache.store.states import open_parquet, unreadable
+from layercache.store.states import unreadable
 
 TAIL = 64 * 2**10
 """Bytes at a Parquet file's end that are fetched first: most footers are shorter."""

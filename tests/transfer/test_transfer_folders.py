@@ -277,7 +277,7 @@ def test_bad_places(tmp_path: Path, source: Run, call: Call) -> None:
         (("pull", tmp_path / "none"), "no store at"),
         (("pull", tmp_path / "other"), "is not a store"),
         (("push", tmp_path / "other", "--store", source.store), "holds other things and is not a store"),
-        (("push", "gs://bucket/x", "--store", source.store), "'gs://bucket/x': give a folder or "),
+        (("push", "ftp://host/x", "--store", source.store), "ftp"),
         (("push", "hf://user/name", "--store", source.store), "give hf://datasets/USER/NAME"),
         (("push", "hf://datasets/user/../name", "--store", source.store), "give hf://datasets/USER/NAME"),
     ):

@@ -21,8 +21,8 @@ from layercache.errors import StoreError
 from layercache.hub import card, client
 from layercache.hub import push as hub_push
 from layercache.store import compact, reader
+from layercache.store.known_paths import is_known
 from layercache.store.layout import Run
-from layercache.store.names import is_known
 from layercache.store.selection import Selection
 from layercache.store.verify import verify
 
