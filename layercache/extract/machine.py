@@ -7,8 +7,9 @@ import psutil
 import torch
 from huggingface_hub import snapshot_download
 
+from layercache import content
 from layercache.errors import ModelError
-from layercache.extract import checkpoint, estimate, fingerprint
+from layercache.extract import checkpoint, estimate
 from layercache.extract import model as models
 from layercache.quantities import in_words
 
@@ -38,7 +39,7 @@ def caches() -> dict[str, Path]:
     """Return where models of the hub, and hashes of weights, are kept."""
     from huggingface_hub import constants
 
-    return {"models of the hub": Path(constants.HF_HUB_CACHE), "hashes of weights": fingerprint.cache_file()}
+    return {"models of the hub": Path(constants.HF_HUB_CACHE), "hashes of weights": content.cache_file()}
 
 
 def would_load(name: str) -> dict[str, Any]:
