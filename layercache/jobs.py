@@ -1,6 +1,6 @@
 """The jobs of a run that is done in parts: a script for Slurm, a command a line, or JSON.
 
-    print(jobs.slurm(jobs.Command("movies", (), Path("store"), 4), works))
+    print(jobs.slurm(jobs.Command("movies", (), "store", 4), works))
 
 Every command is quoted for a POSIX shell, whatever is in the names of recipes, stores and settings.
 """
@@ -25,7 +25,7 @@ class Command:
 
     recipe: str
     settings: tuple[str, ...]
-    store: Path
+    store: str
     count: int
 
     def words(self, index: str) -> list[str]:

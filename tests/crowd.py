@@ -5,13 +5,17 @@
 Prints a JSON list of [exit code, standard error] in the order of the commands.
 """
 
+import importlib
 import json
 import os
 import sys
 import tempfile
 
-import layercache.extract.run  # noqa: F401 - what takes longest, once for all
 from layercache import cli
+
+for _name in ("transformers.models.llama.modeling_llama", "layercache.extract.run", "layercache.study", "pandas"):
+    # What takes longest, once for all.
+    importlib.import_module(_name)
 
 
 def forked(words: list[str], errors: int) -> int:

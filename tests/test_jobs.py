@@ -13,7 +13,7 @@ from layercache.jobs import Command
 from layercache.parts import Part, Work
 
 HOSTILE = 'it\'s $(touch hit) `touch hit`; touch hit & "$HOME" \\ *#!~ ünï'
-COMMAND = Command(f"-{HOSTILE}/-x.toml", (f"title={HOSTILE}", "--set=a\tb", ""), Path(f"-{HOSTILE}/store"), 6)
+COMMAND = Command(f"-{HOSTILE}/-x.toml", (f"title={HOSTILE}", "--set=a\tb", ""), f"-{HOSTILE}/store", 6)
 WORKS = [Work(Part(index, 6), 10, 12, 1000 * index, 2_000_000) for index in (0, 2, 3)]
 
 
@@ -60,7 +60,7 @@ def test_a_script_for_slurm_opens_with_its_array_and_a_name_of_plain_letters() -
 def test_a_line_break_is_quoted_in_a_script_and_refused_where_a_command_is_a_line(
     shell: dict[str, str], tmp_path: Path
 ) -> None:
-    command = COMMAND.__class__("movies", ("title=a\n#SBATCH --uid=0\nb",), Path("store"), 6)
+    command = COMMAND.__class__("movies", ("title=a\n#SBATCH --uid=0\nb",), "store", 6)
     (tmp_path / "job").write_text(jobs.slurm(command, WORKS))
     assert called(["bash", str(tmp_path / "job")], shell, tmp_path, SLURM_ARRAY_TASK_ID="2") == command.words("2")
     with pytest.raises(RecipeError, match="line break"):

@@ -32,6 +32,8 @@ COMMANDS = {
     "merge": "upkeep:merge",
     "plan": "extract:plan",
     "plot": "report:plot",
+    "pull": "transfer:pull",
+    "push": "transfer:push",
     "report": "report:report",
     "rm": "upkeep:rm",
     "run": "run:run",

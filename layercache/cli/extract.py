@@ -207,6 +207,7 @@ def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, sto
     import sys
 
     from layercache import jobs, recipe, study
+    from layercache.store import mirror
 
     progress = reporter(quiet)
     works = study.plan(recipe.load(recipe_name, settings), store, progress, shards)
@@ -215,7 +216,7 @@ def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, sto
     for work in works if fmt == "sh" else []:
         progress.note(jobs.told(work))
     if works or fmt == "json":
-        text = jobs.FORMATS[fmt](jobs.Command(recipe_name, settings, store, shards), works)
+        text = jobs.FORMATS[fmt](jobs.Command(recipe_name, settings, mirror.name(store), shards), works)
         # A path may hold bytes that are no text.
         sys.stdout.buffer.write(os.fsencode(f"{text}\n"))
 

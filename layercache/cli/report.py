@@ -15,21 +15,25 @@ from layercache.errors import RecipeError
     "-o", "--out", type=click.Path(path_type=Path), help="HTML file; report.html in the store when not given."
 )
 @click.option("--title", help="Title of the page.")
-@click.option("--samples", type=int, default=4, show_default=True, help="Samples shown one by one.")
+@click.option("--samples", type=int, default=40, show_default=True, help="Samples with every panel; 0 for no browser.")
+@click.option("--sample", "show", multiple=True, metavar="ID", help="Show this sample whole, too: an id, or DATA:ROW.")
 @store_option
 @json_option
-def report(out: Path | None, title: str | None, samples: int, store: Path, as_json: bool) -> None:
+def report(
+    out: Path | None, title: str | None, samples: int, show: tuple[str, ...], store: Path, as_json: bool
+) -> None:
     """Write one self-contained HTML page about everything in the store.
 
     \b
     layercache report --store demo-store
-    layercache report --samples 10 --title "Films, layer by layer" -o films.html
+    layercache report --samples 100 --title "Films, layer by layer" -o films.html
+    layercache report --sample movies:12 -o films.html
     """
     from layercache import recipe
     from layercache import report as reports
     from layercache.store import mirror, reader
 
-    spec = recipe.validate(recipe.ReportSpec, {"samples": samples}, where="report")
+    spec = recipe.validate(recipe.ReportSpec, {"samples": samples, "show": list(show)}, where="report")
     opened = reader.open(store)
     if out is None and opened.frozen:
         raise RecipeError(f"{store} is frozen, nothing is written into it: say where the page goes with -o FILE")

@@ -16,10 +16,12 @@ class ReportSpec(Spec):
 
     title: str | None = None
     """The report's heading; the name when not given."""
-    samples: int = Field(default=4, ge=0)
-    """Samples shown one by one, with their top tokens at several layers."""
+    samples: int = Field(default=40, ge=0)
+    """Samples that the browser shows with every panel, as far as the page has room; 0 for no browser."""
+    show: list[str] = []
+    """Samples shown so in any case: how a sample's id begins, or a row as `films:12`."""
     tokens: int = Field(default=10, ge=1)
-    """Tokens drawn for each layer of a sample."""
+    """Most probable tokens of each layer of a sample."""
 
 
 def _one_or_many(value: object) -> object:

@@ -18,6 +18,7 @@ from layercache.errors import AnalysisError, LayercacheError
 from layercache.recipe import ReportSpec
 from layercache.report import (
     adapted_sections,
+    browser,
     depth_sections,
     figures,
     frames,
@@ -63,12 +64,12 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
         *([depth_sections.compare_section(numbers)] if numbers["metric"].is_in(_COMPARED).any() else []),
         *([depth_sections.steps_section(steps)] if steps else []),
         sections.entropy_section(store, numbers),
-        *([sections.text_section(store, numbers, spec.samples)] if "text" in held else []),
+        *([sections.text_section(numbers)] if "text" in held else []),
         *([sections.pathways_section(numbers)] if "delta_p" in held else []),
         *([sections.quality_section(store, numbers)] if "quality" in held else []),
         *([adapted_sections.answers_section(numbers)] if "choices" in held else []),
         *adapted_sections.adaptation_sections(numbers),
-        *([sections.samples_section(store, spec.samples, spec.tokens)] if spec.samples else []),
+        *([browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else []),
         overview.questions(store),
         overview.reproduction(store, out),
     ]

@@ -25,6 +25,7 @@ from layercache.report.text import escape, number, plain, script_json
 
 _HERE = Path(__file__).parent
 MAX_TABLE_ROWS = 2000
+_OWN = (("css", "style"), ("js", "script"))
 _CODE = re.compile(r"`([^`]*)`")
 
 
@@ -39,11 +40,23 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: an anchor, a heading, and HTML and figures in order."""
+    """A part of the page: an anchor, a heading, and HTML and figures in order.
+
+    A section may have a script and a style of its own; the script finds `data` as JSON in the element `<anchor>-data`.
+    """
 
     anchor: str
     heading: str
     parts: list[str | Figure]
+    data: dict[str, Any] | None = None
+    script: str = ""
+    style: str = ""
+
+    @property
+    def embedded(self) -> str:
+        """The element with the data."""
+        data = "" if self.data is None else script_json(self.data)
+        return f'<script type="application/json" id="{self.anchor}-data">{data}</script>\n' if data else ""
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
@@ -56,7 +69,8 @@ def render(title: str, sections: Sequence[Section]) -> str:
     specs: list[dict[str, Any]] = []
     body = "\n".join(_section(section, specs) for section in sections)
     links = "".join(f'<li><a href="#{section.anchor}">{escape(section.heading)}</a></li>' for section in sections)
-    style, code, bundle = _asset("page.css"), _asset("page.js"), _bundle()
+    style, code = ("".join([_asset(f"page.{kind}"), *(getattr(one, name) for one in sections)]) for kind, name in _OWN)
+    bundle = _bundle()
     # Vega sets style attributes, so they are allowed; style elements other than the page's own are not. `style-src` is
     # for browsers that do not know the two finer directives.
     policy = (
@@ -86,7 +100,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
 </main>
 <footer class="faint">Charts are drawn by Vega, Vega-Lite and Vega-Embed (BSD-3-Clause), which are part of this file.</footer>
 <script type="application/json" id="specs">{script_json(specs)}</script>
-<script>{bundle}</script>
+{"".join(section.embedded for section in sections)}<script>{bundle}</script>
 <script>{code}</script>
 </body>
 </html>

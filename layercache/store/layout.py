@@ -163,6 +163,12 @@ def place(output: str) -> Place | None:
     return None if table is None else Place(table, {"output": output})
 
 
+def table_of(output: str) -> str | None:
+    """Return the table that an output's rows are in; None for an output that this version does not know."""
+    where = place(output)
+    return None if where is None else where.table
+
+
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON text of a value that hashes are taken over: UTF-8, keys sorted, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -52,7 +52,7 @@ def keys(url: str) -> list[str]:
     return [one.key for chunk in bucket.client.objects() for one in chunk if not one.key.startswith(".tmp/")]
 
 
-def killed_before_its_manifest(server: Server, url: str, cache: Path, salt: int = 0) -> None:
+def killed_before_its_manifest(server: Server, url: str, cache: Path) -> None:
     """Run a writer that is killed (SIGKILL) when its data is in the bucket and it is about to put the manifest."""
     holder: list[subprocess.Popen[str]] = []
     ready = threading.Event()
@@ -66,11 +66,19 @@ def killed_before_its_manifest(server: Server, url: str, cache: Path, salt: int 
         return LOST
 
     server.hook = kill
-    holder.append(start(server, cache, "publish", url, salt))
+    holder.append(start(server, cache, "publish", url, 0))
     ready.set()
     holder[0].communicate(timeout=120)
     server.hook = None
     assert holder[0].returncode == -signal.SIGKILL
+
+
+def refused_its_manifest(server: Server, url: str) -> None:
+    """Leave in the bucket what a killed writer leaves."""
+    server.hook = lambda method, path, query: DENIED if method == "PUT" and path.endswith("/manifest.json") else None
+    with pytest.raises(StoreError, match="permission denied"):
+        writing.publish(url, 0)
+    server.hook = None
 
 
 def test_a_writer_killed_before_the_manifest_leaves_no_shard_and_the_next_completes(
@@ -83,7 +91,7 @@ def test_a_writer_killed_before_the_manifest_leaves_no_shard_and_the_next_comple
     assert [opened.conditions(run) for run in opened.runs()] == [[]]
     assert verify.verify(opened.path, deep=True) == []
     # The next writer's states are others in the last digits (here: altogether); what is there is taken over.
-    finish(start(server, tmp_path / "next", "publish", url, 1))
+    writing.publish(url, 1)
     opened = layercache.open(url)
     assert len(manifests(url)) == 1
     assert verify.verify(opened.path, deep=True) == []
@@ -93,8 +101,8 @@ def test_a_writer_killed_before_the_manifest_leaves_no_shard_and_the_next_comple
     assert (matrix.values == expected).all()
 
 
-def test_gc_removes_what_a_killed_writer_left_when_it_is_old_enough(server: Server, url: str, tmp_path: Path) -> None:
-    killed_before_its_manifest(server, url, tmp_path / "killed")
+def test_gc_removes_what_a_killed_writer_left_when_it_is_old_enough(server: Server, url: str) -> None:
+    refused_its_manifest(server, url)
     root = mirror.attach(url)
     kept = cleanup.collect(root)
     assert kept.removed == []
@@ -102,12 +110,12 @@ def test_gc_removes_what_a_killed_writer_left_when_it_is_old_enough(server: Serv
     gone = cleanup.collect(root, older_than=0)
     assert "without a manifest" in [one.what for one in gone.removed]
     assert [key.rpartition("/")[2] for key in keys(url)] == ["run.json"]
-    finish(start(server, tmp_path / "next", "publish", url, 1))
+    writing.publish(url, 1)
     assert layercache.open(url).count_samples("org/tiny") == len(writing.NUMBERS)
 
 
-def test_a_leftover_that_does_not_fit_is_not_taken_over(server: Server, url: str, tmp_path: Path) -> None:
-    killed_before_its_manifest(server, url, tmp_path / "killed")
+def test_a_leftover_that_does_not_fit_is_not_taken_over(server: Server, url: str) -> None:
+    refused_its_manifest(server, url)
     bucket = mirror.of(mirror.attach(url))
     assert bucket is not None
     hidden = next(key for key in keys(url) if key.endswith("hidden.parquet"))
@@ -214,7 +222,7 @@ def test_compact_gc_and_rm_change_the_bucket(server: Server, url: str) -> None:
     opened = layercache.open(url)
     carry_out(root, plan(opened, opened.run("org/tiny")))
     assert keys(url) == []
-    with pytest.raises(StoreError, match="^no store at s3://"):
+    with pytest.raises(StoreError, match=r"^no store at s3://"):
         layercache.open(url)
 
 

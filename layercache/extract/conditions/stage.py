@@ -6,7 +6,7 @@ planned.keep_left_out(run)                           those that it cannot be mad
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ def plan(
     summary = ConditionSummary(condition.name, cached=sum(map(mine, clean)))
     groups: list[tuple[Outputs, list[Sample]]] = []
     left_out: list[tuple[Outputs, list[LeftOut]]] = []
-    known = _left_out_before(condition, store, run, clean)
+    known = _left_out_before(condition, store, run, {one for one in clean if mine(one)})
     reasons: Counter[str] = Counter()
     for lacked, ids in select.missing(held, outputs, list(clean), spec, mine):
         for one in ids:
@@ -141,14 +141,12 @@ def plan(
     return Stage(condition, made, groups, left_out, summary)
 
 
-def _left_out_before(
-    condition: Condition, store: Store | None, run: Run | None, clean: Mapping[str, Sample]
-) -> dict[str, str]:
-    """Return the samples that the store says the condition cannot be made of, and why."""
+def _left_out_before(condition: Condition, store: Store | None, run: Run | None, asked: Set[str]) -> dict[str, str]:
+    """Return the samples, of those asked about, that the store says the condition cannot be made of, and why."""
     if store is None or run is None or condition.name not in store.conditions(run):
         return {}
     rows = store.samples(run, condition.name).filter(n_tokens=0).select("sample_id", "absent")
-    return {one: absent[0]["reason"] for one, absent in rows.iter_rows() if one in clean and absent}
+    return {one: absent[0]["reason"] for one, absent in rows.iter_rows() if one in asked and absent}
 
 
 def _with_donors(given: Given, condition: Condition, store: Store, run: Run) -> Given:
