@@ -50,19 +50,6 @@ def test_help_teaches_by_an_example_that_parses(name: str) -> None:
         _parses(_alone(shlex.split(line, comments=True))[1:])
 
 
-@pytest.mark.parametrize(
-    "document", sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
-)
-def test_every_command_of_the_documents_parses(document: str) -> None:
-    if document == "docs/cli.md":
-        pytest.skip("generated from the help, whose examples are looked at above")
-    for block in re.findall(r"```(?:sh|bash|console)?\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
-        for line in _whole_lines(block):
-            words = shlex.split(line, comments=True) if line.startswith("layercache ") and "…" not in line else []
-            if words[1:] and words[1] in COMMANDS:
-                _parses(_alone(words)[1:])
-
-
 def _alone(words: list[str]) -> list[str]:
     """Return a command without what its output is passed on to."""
     return words[: next((at for at, word in enumerate(words) if word in ("|", ">", "&&", ";")), len(words))]
