@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from layercache import engine
 from layercache.errors import AnalysisError, LayercacheError
 
 on_ray = pytest.mark.xdist_group("ray")
+installed = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
 
 def test_items_are_done_here_one_at_a_time_when_asked_for() -> None:
@@ -78,16 +80,16 @@ def silent() -> Iterator[int]:
             one.close()
 
 
+@installed
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
 def test_an_address_where_nobody_answers_is_one_line_at_once(address: str, call: Call) -> None:
-    pytest.importorskip("ray")
     done = call("extract", "demo", "--engine", "ray", "--address", address)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert address in done.err
 
 
+@installed
 def test_a_server_that_is_no_cluster_is_given_up(silent: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
     monkeypatch.setattr(engine, "_JOIN", 1.0)
     done = call("analyze", "probe", "--engine", "ray", "--address", f"127.0.0.1:{silent}", "--store", SAMPLE)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
