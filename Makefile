@@ -10,7 +10,7 @@ demo: $(INSTALLED)  ## run the main job on the embedded model and data
 	$(BIN)/layercache run demo --store demo-store
 
 test: check  ## lint, types, tests
-	$(BIN)/python -m pytest -q -n 2 -m "not torture and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not torture and not gpu"
 
 check: $(INSTALLED)  ## formatting, lint, strict types
 	$(BIN)/ruff format --check .
