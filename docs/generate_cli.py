@@ -16,7 +16,9 @@ def reference() -> str:
     parts = ["# Command line\n\nGenerated from `--help` by `python docs/generate_cli.py`.\n"]
     top = click.Context(cli, info_name="layercache", **_WIDTH, **cli.context_settings)
     parts.append(f"```\n{cli.get_help(top).rstrip()}\n```\n")
-    for name, command in sorted(cli.commands.items()):
+    for name in cli.list_commands(top):
+        command = cli.get_command(top, name)
+        assert command is not None
         # Under its parent, as when it is called: the help option's names come from there.
         context = click.Context(command, info_name=name, parent=top, **_WIDTH)
         parts.append(f"## layercache {name}\n\n```\n{command.get_help(context).rstrip()}\n```\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command import Call, Called
 
+import layercache
 from layercache import cli
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -75,7 +76,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "subproces
         if entry.name.split("-")[0].split(".")[0] not in LEFT_OUT and entry.suffix != ".pth":
             (site / entry.name).symlink_to(entry)
     # An editable install leaves a folder of that name with the shipped files, not the package.
-    (site / "layercache").symlink_to(Path(cli.__file__).parent)
+    (site / "layercache").symlink_to(Path(layercache.__file__).parent)
 
     def run(script: str, *arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
         # -S leaves the real site-packages out of the path.

@@ -105,10 +105,10 @@ def test_a_template_may_hold_a_line_break_however_it_is_written(tmp_path: Path, 
 
 
 def test_flags_of_answers_and_statistics_keep_their_text() -> None:
-    from layercache.cli import EXTRACT_OPTIONS, _recipe_from
+    from layercache.cli.extract import EXTRACT_OPTIONS, recipe_from
 
     given = {"models": ("demo",), "source": "demo:movies", "choices": (" yes, sir", " no"), "stats": "norm, sinks"}
-    study = _recipe_from(None, (), {**given, "pooling": "mean-sinks,token@Title", "sink_cutoff": 8.0})
+    study = recipe_from(None, (), {**given, "pooling": "mean-sinks,token@Title", "sink_cutoff": 8.0})
     assert study.extract.choices == [" yes, sir", " no"]
     assert study.extract.stats == ["norm", "sinks"]
     assert [str(output) for output in study.extract.outputs()] == [

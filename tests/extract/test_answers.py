@@ -15,14 +15,14 @@ from transformers import AutoTokenizer
 from layercache import dataset, demo
 from layercache.answers import label
 from layercache.dataset import Dataset
-from layercache.errors import DataError, ModelError
+from layercache.errors import DataError, ModelError, RecipeError
 from layercache.extract import answers, forward, model
 from layercache.extract.generation.generate import Generate
 from layercache.extract.run import extract
 from layercache.extract.summary import Summary
 from layercache.outputs import parse_pooling
 from layercache.progress import Progress
-from layercache.recipe import DataSpec, ExtractSpec, ModelSpec, RecipeError, build
+from layercache.recipe import DataSpec, ExtractSpec, ModelSpec, build
 from layercache.store import reader, verify
 
 from .conftest import TEXTS, make_data

@@ -1,0 +1,70 @@
+"""`layercache run` and `layercache finetune`: whole studies."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from layercache.cli.options import format_option, json_option, quiet_option, set_option, store_option
+from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
+
+
+@click.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@set_option
+@store_option
+@quiet_option
+@json_option
+def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, as_json: bool) -> None:
+    """Run a study: train adapters where it asks for any, extract, analyse, report.
+
+    RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, sample). The VALUE of a
+    setting is TOML or plain text.
+
+    \b
+    layercache run movies
+    layercache run movies --set models=gpt2,./my-llama --set data.source=action.csv
+    """
+    from dataclasses import asdict
+
+    from layercache import recipe, study
+
+    progress = reporter(quiet)
+    result = study.run(recipe.load(recipe_name, settings), store, progress)
+    if as_json:
+        extracted = [asdict(summary) for summary in result.extracted]
+        analysed = [{"kind": one.kind, "path": one.path, "cached": one.cached} for one in result.analysed]
+        print_json({"extracted": extracted, "analysed": analysed, "report": result.report})
+        return
+    say_extracted(result.extracted, progress)
+    say_analysed(result.analysed, progress)
+    if result.report is not None:
+        click.echo(f"report: {result.report.resolve()}")
+
+
+@click.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@set_option
+@click.option("--dry-run", is_flag=True, help="Train nothing: say what is there, and what is wrong with the grid.")
+@format_option()
+@store_option
+@quiet_option
+def finetune(recipe_name: str, settings: tuple[str, ...], dry_run: bool, fmt: str, store: Path, quiet: bool) -> None:
+    """Train the grid of LoRA adapters that a recipe asks for, and print what each can do.
+
+    The table [finetune] of the RECIPE says which. An adapter that is there is not trained again, so the same command
+    goes on where it was stopped; the adapters lie beside the store, in STORE-adapters, and `layercache extract` with the
+    same recipe takes those that are there.
+
+    \b
+    layercache finetune boolq_lora --set finetune.r=1,16 --set finetune.alpha=1,16,256
+    """
+    import pyarrow as pa
+
+    from layercache import recipe, study, table
+
+    progress = reporter(quiet)
+    tuned = study.finetune(recipe.load(recipe_name, settings), store, progress, dry_run=dry_run)
+    for one in tuned:
+        progress.note(f"{one.model}: {one.trained:,} adapters trained, results in {one.folder / 'results.csv'}")
+    table.write(pa.concat_tables([one.arrow() for one in tuned]), fmt, sys.stdout.buffer, width=width())
