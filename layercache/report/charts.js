@@ -39,7 +39,7 @@ function clickable(legend) {
   const opacity = { signal: "indexof(hidden, datum.value) < 0 ? 1 : 0.3" };
   for (const part of ["symbols", "labels"]) {
     const update = { ...encode[part]?.update, opacity, cursor: { value: "pointer" } };
-    encode[part] = { ...encode[part], name: "pick", interactive: true, update };
+    encode[part] = { ...encode[part], interactive: true, update };
   }
   return encode;
 }
@@ -52,7 +52,7 @@ function draw(place) {
     place.classList.add("drawn");
     if (state.layers || state.hidden.size) tell(view);
     view.addEventListener("click", (event, item) => {
-      if (item?.mark?.name === "pick") toggle(item.datum.value);
+      if (/^legend-(symbol|label)$/.test(item?.mark?.role)) toggle(item.datum.value);
     });
     brushable(place, view);
   }).catch(() => place.classList.add("failed"));

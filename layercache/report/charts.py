@@ -14,7 +14,7 @@ import altair as alt
 import polars as pl
 
 from layercache.report import theme
-from layercache.report.marks import chart, color, cycle, grid, model_legend, or_else, ticks, tip
+from layercache.report.marks import chart, color, grid, model_legend, or_else, ticks, tip
 from layercache.report.measures import Measure
 
 _POINT = ("model", "layer", "layer_name", "value", "low", "high", "n")
@@ -127,7 +127,8 @@ def _curve_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
 
 def _band(frame: pl.DataFrame, style: Look, opacity: float) -> alt.Chart:
     """Draw low to high; with a single layer there is no area, so it becomes a bar."""
-    drawn = chart(frame, "model", "layer", "low", "high", *(name for name in frame.columns if name == "band"))
+    # With the columns of the line, so that a page holds them once.
+    drawn = chart(frame, *(("model", "layer", "low", "high", "band") if "band" in frame.columns else _POINT))
     if len(style.layers) == 1:
         drawn = drawn.mark_rule(strokeWidth=3, opacity=2 * opacity, clip=style.cut)
     else:
@@ -138,7 +139,7 @@ def _band(frame: pl.DataFrame, style: Look, opacity: float) -> alt.Chart:
 
 def _line_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
     base = chart(frame, *_POINT).encode(x=_x(style), y=_y(style, "value"), color=color(style.models, style.legend))
-    scale = alt.Scale(domain=list(style.models), range=cycle(theme.SHAPES, style.models))
+    scale = alt.Scale(domain=list(style.models), range=theme.shapes(len(style.models)))
     shape = alt.Shape("model:N", title="model", scale=scale, legend=model_legend(style.models, style.legend))
     tips = [
         "model:N",

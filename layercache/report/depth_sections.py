@@ -22,7 +22,7 @@ _CURVES = ("selectivity", "v_information", "compression")
 def deep_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what lies behind the probes, a figure a number and label."""
     deep = numbers.filter(pl.col("analysis") == "probe_depth")
-    parts: list[str | Figure] = [page.paragraph(_DEEP_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_DEEP_NOTE, "faint")]
     for (data, label), own in deep.group_by("data", "label", maintain_order=True):
         parts.append(page.heading(f"{label} ({data})"))
         for metric in _CURVES:
@@ -62,7 +62,7 @@ def compare_section(numbers: pl.DataFrame) -> Section:
     side = side.sort("data", "label", "best_score", descending=[False, False, True]).rename(
         {"panel": "read at", "group": "score"}
     )
-    parts: list[str | Figure] = [page.table(side)]
+    parts: list[page.Part] = [page.table(side)]
     picked = own.filter(pl.col("metric") == "picked_share").group_by("group")
     picks = picked.agg(mean=pl.col("value").mean(), worst=pl.col("value").min(), cases=pl.len())
     if len(picks):

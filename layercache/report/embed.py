@@ -76,7 +76,7 @@ class Embedded:
 def as_dict(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """Return a chart as Altair's dictionary, with its numbers and without a config."""
     with alt.data_transformers.disable_max_rows():
-        drawn: dict[str, Any] = chart.to_dict()
+        drawn: dict[str, Any] = chart.to_dict(validate=False)
     return {key: value for key, value in drawn.items() if key != "config"}
 
 

@@ -43,7 +43,7 @@ def overview(store: Store) -> Section:
     total = sum(_bytes(own) for own in shards.values())
     said = f"{count(len(runs), 'run')}, {count(sum(map(len, samples.values())), 'sample')}, {in_words(total)} of captured data."
     lines = [_run_line(store, run, names[run.id], shards[run.id], samples[run.id]) for run in runs]
-    parts: list[str | page.Figure] = [
+    parts: list[page.Part] = [
         page.paragraph(said),
         page.table(pl.DataFrame(lines, infer_schema_length=None), sortable=False),
     ]
@@ -73,7 +73,7 @@ def reproduction(store: Store, out: Path) -> Section:
     lines = [f"pip install 'layercache[extract]=={version}'"] if version and re.fullmatch(r"[\w.+-]+", version) else []
     lines += [f"layercache run {shlex.quote(_recipe_name(recipe))} --store {place}" for recipe in kept]
     lines += [f"layercache analyze --store {place}", f"layercache report --store {place} -o {shlex.quote(out.name)}"]
-    parts: list[str | page.Figure] = [page.code("\n".join(lines))]
+    parts: list[page.Part] = [page.code("\n".join(lines))]
     if not kept:
         parts.insert(0, page.paragraph("No recipe is kept in the store; what was extracted is under “What was run”."))
     parts += [page.folded(f"recipe {recipe['name']}, as it was read", page.code(_pretty(recipe))) for recipe in kept]

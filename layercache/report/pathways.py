@@ -8,7 +8,7 @@ import polars as pl
 
 from layercache.report import charts, theme
 from layercache.report.frames import shown
-from layercache.report.marks import chart, cycle, grid, ticks, tip
+from layercache.report.marks import chart, grid, ticks, tip
 from layercache.report.measures import measure
 from layercache.report.text import interval, number, plain
 
@@ -21,7 +21,7 @@ _POINT = ("data", "group", "layer", "value", "low", "high", "n")
 
 
 TABLES = {
-    "the numbers": ("delta_p", "flip_rate", *DIFFERENCES, "left_out"),
+    "what each pass does": ("delta_p", "flip_rate", "left_out"),
     "how good the probe is": ("auc", "auc_within_kind", "accuracy", "balanced_accuracy", "brier", "ece"),
     "what the groups know": tuple(
         f"{name}{suffix}"
@@ -120,7 +120,7 @@ def _lines(frame: pl.DataFrame, layers: list[int], data: list[str], dashed: bool
     shape = alt.Shape(
         "group:N",
         title="group",
-        scale=alt.Scale(domain=list(_GROUPS.values()), range=cycle(theme.SHAPES, list(_GROUPS))),
+        scale=alt.Scale(domain=list(_GROUPS.values()), range=theme.shapes(len(_GROUPS))),
         legend=alt.Legend(symbolOpacity=1),
     )
     base = chart(frame, *_POINT).encode(

@@ -35,9 +35,8 @@ def data_sets(numbers: pl.DataFrame) -> list[str]:
 def by_depth(store: Store, numbers: pl.DataFrame, data: str) -> list[alt.TopLevelMixin]:
     """Draw every number over depth, a figure a pooling; the statistics over tokens are one of their own."""
     own = _single(numbers, data).filter(pl.col("metric").is_in([*OF_STATES, *OF_TOKENS]))
-    ways = own.filter(pl.col("condition").str.starts_with(_AUGMENTED))["condition"].unique().sort().to_list()
     # After the final norm is no deeper than after the last block.
-    own = own.filter(pl.col("condition").is_in(["clean", *ways[:1]])).join(_final_layers(store), on="run", how="inner")
+    own = own.filter(pl.col("condition").is_in(_depth_conditions(own))).join(_final_layers(store), on="run", how="inner")
     own = own.filter(pl.col("layer") <= pl.col("final")).with_columns(
         depth=100 * pl.col("layer") / pl.col("final").clip(1),
         baseline=shown(pl.col("group"), own["group"], _BASELINES),
@@ -48,6 +47,12 @@ def by_depth(store: Store, numbers: pl.DataFrame, data: str) -> list[alt.TopLeve
         quality_charts.by_depth(part, _models(part), f"Quality of states ({plain(data)}, {panel})")
         for (panel,), part in own.sort("order", "model", "layer").group_by("panel", maintain_order=True)
     ]
+
+
+def _depth_conditions(own: pl.DataFrame) -> list[str]:
+    """Return the conditions whose numbers are drawn over depth: the clean one and the first pair of views."""
+    ways = own.filter(pl.col("condition").str.starts_with(_AUGMENTED))["condition"].unique().sort().to_list()
+    return ["clean", *ways[:1]]
 
 
 def histograms(store: Store, data: str) -> alt.TopLevelMixin | None:
@@ -149,11 +154,12 @@ def finding(numbers: pl.DataFrame, data: str) -> list[str]:
     return found
 
 
-def numbers_of(numbers: pl.DataFrame, data: str) -> pl.DataFrame:
-    """Return the numbers of single layers for a table, under every condition."""
+def not_drawn(numbers: pl.DataFrame, data: str) -> pl.DataFrame:
+    """Return the numbers of single layers that no figure shows, for a table."""
     own = _single(numbers, data).filter(~pl.col("metric").str.contains("_q[0-9.]+$"))
+    own = own.filter(~(pl.col("metric").is_in([*OF_STATES, *OF_TOKENS]) & pl.col("condition").is_in(_depth_conditions(own))))
     names = ("model", "panel", "condition", "layer", "group", "metric", "value", "low", "high", "n")
-    kept = own.select(names).rename({"panel": "pooling", "low": "95 % from", "high": "to"})
+    kept = own.select(names)
     return kept.select(name for name in kept.columns if kept[name].null_count() < len(kept))
 
 

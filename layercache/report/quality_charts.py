@@ -12,7 +12,7 @@ import altair as alt
 import polars as pl
 
 from layercache.report import theme
-from layercache.report.marks import chart, color, cycle, grid, model_legend, ticks, tip, titled
+from layercache.report.marks import chart, color, grid, model_legend, ticks, tip, titled
 from layercache.report.measures import measure
 
 WIDTH, HEIGHT = 300, 190
@@ -50,7 +50,7 @@ def _depth_layers(frame: pl.DataFrame, models: Sequence[str], x: alt.X, y: alt.Y
     fields = ("model", "layer", "layer_name", "depth", "value", "low", "high", "n")
     band = chart(frame.drop_nulls(["low", "high"]), *fields).mark_area(opacity=0.18)
     base = chart(frame, *fields).encode(x=x, y=y, color=hue)
-    scale = alt.Scale(domain=list(models), range=cycle(theme.SHAPES, models))
+    scale = alt.Scale(domain=list(models), range=theme.shapes(len(models)))
     shape = alt.Shape("model:N", title="model", scale=scale, legend=model_legend(models))
     tips = ["model:N", tip("layer", "layer", "d"), alt.Tooltip("layer_name:N", title="module"), tip("value", "value")]
     tips += [tip("low", "95 % from"), tip("high", "to"), tip("n", "samples", ",d")]

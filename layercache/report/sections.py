@@ -45,10 +45,12 @@ _SAMPLES_NOTE = (
     "token that the last layer puts first, green the target where that is another one; ␣ is a space, ⏎ a line end."
 )
 
+_DRAWN = ("agrees_with_final", "kl_to_final", "target_logprob")
+
 
 def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what the probes found, a part a label."""
-    parts: list[str | Figure] = [page.paragraph(_PROBE_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_PROBE_NOTE, "faint")]
     for task in frames.tasks(numbers):
         parts.append(page.heading(f"{task.label} ({task.data})"))
         parts += [page.paragraph(line, "finding") for line in probe_finding(task)]
@@ -76,7 +78,8 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
         three = frames.three_layers(task, {run.id: run.final_layer for run in store.runs()})
         if len(three):
             parts.append(page.folded("first, middle and last layer", page.table(three)))
-        parts.append(page.folded("the numbers", page.table(_numbers(task.scores, task.baselines, task.wins))))
+        if len(task.wins):
+            parts.append(page.Numbers(_numbers(task.wins), "how often each layer is the best one, over resamples"))
     if len(parts) == 1:
         parts = [
             page.paragraph("No label was probed: run `layercache analyze probe` on a store whose data have labels.")
@@ -89,7 +92,7 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
     found = frames.entropies(numbers)
     if not found:
         return Section("lens", "How predictions form", [page.paragraph(_no_lens(store))])
-    parts: list[str | Figure] = [page.paragraph(_ENTROPY_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_ENTROPY_NOTE, "faint")]
     for data, own in found:
         parts.append(page.heading(data))
         parts += [page.paragraph(line, "finding") for line in entropy_finding(own)]
@@ -117,13 +120,14 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
             ),
         ]
         parts += [Figure(chart, caption, summary) for chart, caption, summary in drawn if chart is not None]
-        parts.append(page.folded("the numbers", page.table(_numbers(own))))
+        rest = own.filter(~pl.col("metric").is_in(_DRAWN) & ~pl.col("metric").str.starts_with("entropy_q"))
+        parts.append(page.Numbers(_numbers(rest), "other numbers of the lens"))
     return Section("lens", "How predictions form", parts)
 
 
 def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
     """Return how good the text of every layer is, a part a data set and generated output, and a few rows' texts."""
-    parts: list[str | Figure] = [page.paragraph(_TEXT_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_TEXT_NOTE, "faint")]
     for task in texts.tasks(numbers):
         parts.append(page.heading(f"{task.data}, {task.output}"))
         parts += [page.paragraph(line, "finding") for line in texts.finding(task)]
@@ -140,13 +144,12 @@ def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
             if row.references:
                 parts.append(page.paragraph(f"Reference: {' / '.join(row.references)}"))
             parts.append(page.table(row.texts, sortable=False))
-        parts.append(page.folded("the numbers", page.table(_numbers(every))))
     return Section("text", "What each layer writes", parts)
 
 
 def pathways_section(numbers: pl.DataFrame) -> Section:
     """Return what knocking out the question does to a probe of truthfulness: the evidence, then the study's figure."""
-    parts: list[str | Figure] = [page.paragraph(_PATHWAYS_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_PATHWAYS_NOTE, "faint")]
     for task in pathways.tasks(numbers):
         parts.append(page.heading(f"{task.label}, read at {task.place}"))
         parts += [page.paragraph(line, "finding") for line in pathways.finding(task)]
@@ -162,13 +165,13 @@ def pathways_section(numbers: pl.DataFrame) -> Section:
         for summary, metrics in pathways.TABLES.items():
             table = pathways.numbers_of(task, metrics)
             if len(table):
-                parts.append(page.folded(summary, page.table(table)))
+                parts.append(page.Numbers(table, summary))
     return Section("pathways", "Does truthfulness hang on the question?", parts)
 
 
 def quality_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what the states of every layer are like, a part a data set."""
-    parts: list[str | Figure] = [page.paragraph(_QUALITY_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_QUALITY_NOTE, "faint")]
     for data in qualities.data_sets(numbers):
         parts.append(page.heading(data))
         parts += [page.paragraph(line, "finding") for line in qualities.finding(numbers, data)]
@@ -185,7 +188,7 @@ def quality_section(store: Store, numbers: pl.DataFrame) -> Section:
             if alike is not None:
                 caption = f"{measure(metric).name} of every two layers, from 0 (faint) to 1."
                 parts.append(Figure(alike, caption, None if metric == "cka" else measure(metric).name))
-        parts.append(page.folded("the numbers", page.table(qualities.numbers_of(numbers, data))))
+        parts.append(page.Numbers(qualities.not_drawn(numbers, data), "other numbers"))
     return Section("quality", "What the states are like", parts)
 
 
@@ -193,7 +196,7 @@ def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:
     """Return a few samples, one by one."""
     if not any(store.lens_outputs(run) for run in store.runs()):
         return Section("samples", "Samples", [page.paragraph(_no_lens(store))])
-    parts: list[str | Figure] = [page.paragraph(_SAMPLES_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_SAMPLES_NOTE, "faint")]
     for sample in samples.choose(store, how_many, n_tokens):
         parts.append(page.heading(f"{sample.data}, row {sample.row}"))
         parts.append(page.code(sample.prompt, "prompt"))
@@ -221,5 +224,4 @@ def _numbers(*parts: pl.DataFrame) -> pl.DataFrame:
     kept = frame.select(name for name in frame.columns if frame[name].null_count() < len(frame))
     if "group" in kept.columns:
         kept = kept.with_columns(pl.col("group").fill_null("probe"))
-    titles = {"panel": "read at", "group": "system", "low": "95 % from", "high": "to"}
-    return kept.rename(titles, strict=False)
+    return kept
