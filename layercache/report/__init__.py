@@ -8,6 +8,7 @@ write_charts(store, Path("charts"))                 every chart, and the numbers
 import difflib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -18,6 +19,7 @@ from layercache.errors import AnalysisError, LayercacheError
 from layercache.recipe import ReportSpec
 from layercache.report import (
     adapted_sections,
+    again,
     depth_sections,
     embed,
     figures,
@@ -72,6 +74,10 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
         *([sections.samples_section(store, spec.samples, spec.tokens)] if spec.samples else []),
         overview.questions(store),
         overview.reproduction(store, out),
+    ]
+    parts = [
+        replace(part, commands=again.analysis(store, *again.PARTS[part.anchor])) if part.anchor in again.PARTS else part
+        for part in parts
     ]
     models = numbers["model"].drop_nulls().unique().sort().to_list()
     _write(out, page.render(title or spec.title or "layercache report", parts, models).encode())

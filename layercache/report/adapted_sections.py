@@ -5,7 +5,7 @@ import polars as pl
 from layercache.report import adaptation, page
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
-from layercache.report.text import plain
+from layercache.report.text import capital, plain
 
 _ANSWERS_NOTE = (
     "The logit lens scores given answers at every layer: the preferred one is that of the highest log-probability. Rows are "
@@ -31,7 +31,9 @@ def answers_section(numbers: pl.DataFrame) -> Section:
             if drawn is not None:
                 parts.append(
                     Figure(
-                        drawn, f"{name} of the preferred answers over layers.", None if metric == "accuracy" else name
+                        drawn,
+                        f"{capital(name)} of the preferred answers over layers.",
+                        None if metric == "accuracy" else name,
                     )
                 )
     return Section("answers", "What each layer answers", parts)
@@ -55,7 +57,9 @@ def adaptation_sections(numbers: pl.DataFrame) -> list[Section]:
             curves = adaptation.gaps(task, metric)
             if curves is not None:
                 parts.append(
-                    Figure(curves, f"{measure(metric).name} over layers, of adapters from the best to the worst.")
+                    Figure(
+                        curves, f"{capital(measure(metric).name)} over layers, of adapters from the best to the worst."
+                    )
                 )
         drawn_already = pl.col("metric").is_in(["accuracy", *adaptation.GAPS, "cka_with_base", "cell_accuracy"])
         parts.append(page.Numbers(_stored(task.numbers.filter(~drawn_already)), "other numbers"))

@@ -19,6 +19,17 @@ from layercache.report.measures import Measure
 
 _POINT = ("model", "layer", "layer_name", "value", "low", "high", "n")
 WIDTH, HEIGHT = 460, 250
+_NARROW = 285
+
+
+def size(panels: int) -> dict[str, int]:
+    """Return the size of one of so many panels: two beside each other, of more three."""
+    return {"width": WIDTH, "height": HEIGHT} if panels < 3 else {"width": _NARROW, "height": 190}
+
+
+def columns(panels: int) -> int:
+    """Return how many panels stand beside each other."""
+    return 2 if panels < 3 else 3
 
 
 class Look(NamedTuple):
@@ -64,8 +75,8 @@ def curves(frame: pl.DataFrame, baselines: pl.DataFrame, style: Look, title: str
     for panel in panels:
         own = baselines.filter(pl.col("panel").is_null() | (pl.col("panel") == panel))
         layers = [*_curve_layers(frame.filter(panel=panel), style), *_baseline_layers(own, baselines, style)]
-        drawn.append(alt.layer(*layers).properties(title=panel, width=WIDTH, height=HEIGHT))
-    return grid(drawn, title, style.models)
+        drawn.append(alt.layer(*layers).properties(title=panel, **size(len(panels))))
+    return grid(drawn, title, style.models, columns(len(panels)))
 
 
 def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "") -> alt.TopLevelMixin:
@@ -84,8 +95,8 @@ def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "
         own = bands.filter(panel=panel, model=model)
         area = _band(own, style, opacity=0.2).encode(detail="band:N", tooltip=["model:N", "band:N"])
         layers = [area, *_line_layers(frame.filter(panel=panel, model=model), style)]
-        drawn.append(alt.layer(*layers).properties(title=[model, panel], width=WIDTH, height=HEIGHT))
-    return grid(drawn, title)
+        drawn.append(alt.layer(*layers).properties(title=[model, panel], **size(len(panels))))
+    return grid(drawn, title, columns=columns(len(panels)))
 
 
 def shares(frame: pl.DataFrame, models: Sequence[str], layers: Sequence[int], title: str = "") -> alt.TopLevelMixin:

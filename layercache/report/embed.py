@@ -3,6 +3,7 @@
 A table of numbers and the chart above it are made from the same columns, which the page's script turns into rows.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,17 +14,30 @@ import polars as pl
 from layercache.report import linking
 from layercache.report.text import plain
 
-DIGITS = 6
+DIGITS = 5
 """Significant digits that embedded numbers keep; the store has them all."""
 
 TITLES = {
     **{"model": "model", "other": "other model", "panel": "read at", "data": "data", "condition": "condition"},
     **{"group": "system", "baseline": "baseline", "band": "band", "metric": "metric", "kind": "kind", "row": "row"},
-    **{"position": "position", "layer": "layer", "layer_name": "module", "other_layer": "other layer", "depth": "depth (%)"},
+    **{
+        "position": "position",
+        "layer": "layer",
+        "layer_name": "module",
+        "other_layer": "other layer",
+        "depth": "depth (%)",
+    },
     **{"step": "training step", "pair": "probe and states", "strength": "strength", "r": "r", "alpha": "alpha"},
     **{"token": "token", "rank": "rank", "top_token": "most probable next", "probability": "probability"},
-    **{"entropy": "entropy (nats)", "role": "role", "truth": "true", "predicted": "predicted", "near": "comes near from"},
+    **{
+        "entropy": "entropy (nats)",
+        "role": "role",
+        "truth": "true",
+        "predicted": "predicted",
+        "near": "comes near from",
+    },
     **{"peak": "best", "near_low": "near, 95 % from", "peak_high": "best, to", "near_high": "near, to"},
+    **{"rule": "rule", "mean": "mean", "worst": "worst", "cases": "cases"},
     **{"peak_low": "best, 95 % from", "value": "value", "low": "95 % from", "high": "to", "share": "share", "n": "n"},
 }
 """Columns of the tables behind charts, in their order, and what they are called; others are for drawing only."""
@@ -97,11 +111,12 @@ def _columns(keys: Sequence[str], columns: Sequence[list[Any]], rows: int) -> di
 
 
 def _column(values: list[Any]) -> Any:
-    """Return a column as briefly as it can be said: one value, an index into the few there are, or all of them."""
+    """Return a column as briefly as it can be said: as runs of equal values, an index into the few there are, or whole."""
     values = [_short(value) for value in values]
+    runs = [(value, len(list(same))) for value, same in itertools.groupby(values)]
+    if 3 * len(runs) < len(values):
+        return {"runs": [part for run in runs for part in run]}
     known = list(dict.fromkeys(values))
-    if len(known) == 1:
-        return {"all": known[0]}
     if any(isinstance(value, str) for value in known) and 2 * len(known) <= len(values):
         places = {value: place for place, value in enumerate(known)}
         return {"of": known, "at": [places[value] for value in values]}

@@ -10,6 +10,8 @@ from layercache.report.marks import chart, color, grid, or_else, ticks, tip
 from layercache.report.measures import Measure
 
 _STEP, _SIDE = 26, 360
+# Room for panels beside each other, and what axis and gap of each take of it.
+_WIDE, _BESIDE = 1080, 110
 
 
 class Side(NamedTuple):
@@ -33,8 +35,8 @@ def fields(frame: pl.DataFrame, across: Side, down: Side, measure: Measure, titl
     least = least if measure.floor is None else max(least, measure.floor)
     most = or_else(frame["value"].max(), 1.0)
     scale = alt.Scale(domain=[least, most if most > least else least + 1], scheme="viridis", clamp=True)
-    legend = alt.Legend(title=measure.axis, gradientLength=160)
-    drawn = []
+    legend = alt.Legend(title=measure.axis, gradientLength=160, titleLimit=400)
+    drawn, widest = [], 0
     for panel in frame["panel"].unique(maintain_order=True):
         own = frame.filter(panel=panel)
         names = [own[side.column].unique(maintain_order=True).to_list() for side in (across, down)]
@@ -52,8 +54,9 @@ def fields(frame: pl.DataFrame, across: Side, down: Side, measure: Measure, titl
                 tip("n", "samples", ",d"),
             ],
         )
+        widest = max(widest, _size(names[0]))
         drawn.append(field.properties(title=panel, width=_size(names[0]), height=_size(names[1])))
-    return grid(drawn, title)
+    return grid(drawn, title, columns=max(1, _WIDE // (widest + _BESIDE)))
 
 
 def _axis(names: Sequence[Any]) -> alt.Axis:

@@ -7,7 +7,7 @@ import polars as pl
 
 from layercache.report import frames, heat
 from layercache.report.measures import measure
-from layercache.report.text import plain
+from layercache.report.text import capital, plain
 from layercache.steps import training_step
 from layercache.store.reader import Store
 
@@ -101,7 +101,7 @@ def checkpoints(store: Store, numbers: pl.DataFrame) -> list[Chart]:
         # Two runs of one step (another dtype) would lie on top of each other: the first counts.
         part = part.unique(["panel", "step", "layer"], keep="first", maintain_order=True)
         name = measure(str(metric)).name if label is None else f"{measure(str(metric)).name} of {plain(str(label))}"
-        title = f"{name} over training of {plain(str(series))} ({plain(str(data))})"
+        title = f"{capital(name)} over training of {plain(str(series))} ({plain(str(data))})"
         sides = heat.Side("layer", "layer"), heat.Side("step", "training step")
         drawn.append(heat.fields(part, *sides, measure(str(metric)), title))
     return drawn

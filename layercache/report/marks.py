@@ -6,7 +6,6 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-
 _PLACES = ("panel", "metric", "kind", "layer", "other_layer")
 
 

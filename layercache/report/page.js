@@ -11,11 +11,8 @@ document.querySelectorAll(".chart").forEach((place) => ahead.observe(place));
 
 const controls = document.querySelector("form.controls");
 if (controls) {
-  const layers = Object.values(held.data).flatMap(({ columns }) => {
-    const column = columns.layer;
-    return !column ? [] : Array.isArray(column) ? column : "all" in column ? [column.all] : [];
-  }).filter((one) => typeof one === "number");
-  const last = layers.reduce((most, one) => Math.max(most, one), 0);
+  const layers = Object.values(held.data).flatMap(({ columns }) => unpacked(columns.layer ?? []));
+  const last = layers.reduce((most, one) => Math.max(most, one ?? 0), 0);
   const { from, to, theme } = controls.elements;
   from.max = to.max = String(last);
   const show = () => {

@@ -253,6 +253,12 @@ def _table_place(frames: Sequence[str], rows: int, summary: str, name: str) -> s
     )
 
 
+def title_of(chart: alt.TopLevelMixin) -> str:
+    """Return the title above a figure."""
+    title = chart.title  # type: ignore[attr-defined]
+    return str(title.text if isinstance(title, alt.TitleParams) else title)
+
+
 def slug(text: str) -> str:
     """Return a file's name made of a text: lower-case letters, digits and hyphens."""
     return _SLUG.sub("-", text.lower()).strip("-")[:60].strip("-") or "chart"

@@ -10,7 +10,7 @@ from layercache.report import charts, theme
 from layercache.report.frames import shown
 from layercache.report.marks import chart, grid, ticks, tip
 from layercache.report.measures import measure
-from layercache.report.text import interval, number, plain
+from layercache.report.text import capital, interval, number, plain
 
 QUESTION, ANSWER = "question_anchored", "answer_anchored"
 _GROUPS = {QUESTION: "question-anchored (flipped)", ANSWER: "answer-anchored (not flipped)"}
@@ -78,7 +78,7 @@ def differences(task: PathwayTask, metric: str, data: str) -> alt.TopLevelMixin 
     nothing = nothing.cast({"panel": pl.String, "layer": pl.Int32, "low": pl.Float64, "high": pl.Float64})
     models = own["model"].unique().sort().to_list()
     style = charts.look(models, pl.concat([own, nothing.select(own.columns)]), measure(metric))
-    return charts.curves(own, nothing, style, f"{measure(metric).name} ({plain(data)}, {task.place})")
+    return charts.curves(own, nothing, style, f"{capital(measure(metric).name)} ({plain(data)}, {task.place})")
 
 
 def split(task: PathwayTask, condition: str) -> alt.TopLevelMixin | None:

@@ -1,11 +1,15 @@
 """The parts of the page that analyses fill: for each a sentence made from its numbers, its charts, its table."""
 
+from collections.abc import Sequence
+
+import altair as alt
 import polars as pl
 
 from layercache.report import figures, frames, page, pathways, qualities, samples, texts
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
 from layercache.report.sentences import entropy_finding, layers_finding, probe_finding
+from layercache.report.text import capital
 from layercache.store.reader import Store
 
 _PROBE_NOTE = (
@@ -61,7 +65,9 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
             if figures.look(task.scores.filter(metric=task.metric), task.metric).cut
             else ""
         )
-        parts.append(Figure(figures.probe(task, task.metric), f"{shown.name} of {task.label} over layers{cut}."))
+        parts.append(
+            Figure(figures.probe(task, task.metric), f"{capital(shown.name)} of {task.label} over layers{cut}.")
+        )
         held_out = figures.held_out(store, task)
         if held_out is not None:
             parts.append(
@@ -74,7 +80,7 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
         others = [metric for metric in task.scores["metric"].unique(maintain_order=True) if metric != task.metric]
         for metric in others:
             name = measure(metric).name
-            parts.append(Figure(figures.probe(task, metric), f"{name} of {task.label} over layers.", name))
+            parts.append(Figure(figures.probe(task, metric), f"{capital(name)} of {task.label} over layers.", name))
         three = frames.three_layers(task, {run.id: run.final_layer for run in store.runs()})
         if len(three):
             parts.append(page.folded("first, middle and last layer", page.table(three)))
@@ -99,7 +105,7 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
         drawn = [
             (figures.entropy(data, own), "Entropy of the lens over layers: median and quantiles over samples.", None),
             (
-                figures.lens(data, own, "agrees_with_final", "Agreement"),
+                figures.lens(data, own, "agrees_with_final"),
                 "Share of samples whose most probable token is already the last layer's, with 95 % intervals.",
                 None,
             ),
@@ -109,12 +115,12 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
                 None,
             ),
             (
-                figures.lens(data, own, "kl_to_final", "Distance"),
+                figures.lens(data, own, "kl_to_final"),
                 "KL divergence of the layer's distribution from the last layer's.",
                 None,
             ),
             (
-                figures.lens(data, own, "target_logprob", "Target"),
+                figures.lens(data, own, "target_logprob"),
                 "Mean log-probability of the target token.",
                 "target's log-probability",
             ),
@@ -136,7 +142,7 @@ def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
         known = every["metric"].unique(maintain_order=True).to_list()
         for metric in [*(name for name in opened if name in known), *(name for name in known if name not in opened)]:
             name = measure(metric).name
-            caption = f"{name} over layers, with 95 % intervals."
+            caption = f"{capital(name)} over layers, with 95 % intervals."
             parts.append(Figure(figures.text(task, metric), caption, None if metric in opened else name))
         for row in texts.choose(store, task, how_many):
             parts.append(page.heading(f"{task.data}, row {row.row}, by layer"))
@@ -157,7 +163,7 @@ def pathways_section(numbers: pl.DataFrame) -> Section:
             for metric in pathways.DIFFERENCES:
                 drawn = pathways.differences(task, metric, data)
                 if drawn is not None:
-                    parts.append(Figure(drawn, _EVIDENCE_CAPTION.format(measure(metric).name)))
+                    parts.append(Figure(drawn, _EVIDENCE_CAPTION.format(capital(measure(metric).name))))
         for at, condition in enumerate(task.conditions()):
             figure = pathways.split(task, condition)
             if figure is not None:
@@ -178,18 +184,20 @@ def quality_section(store: Store, numbers: pl.DataFrame) -> Section:
         depth = "Numbers over depth: 0 % is the embedding output, 100 % the last block's; bands are 95 % intervals."
         parts += [Figure(one, depth) for one in qualities.by_depth(store, numbers, data)]
         changed = "Numbers against how much of each prompt was changed, at a few layers, with 95 % intervals."
-        parts += [Figure(one, changed) for one in qualities.strengths(numbers, data)]
-        spread = qualities.histograms(store, data)
-        if spread is not None:
-            caption = "How samples are distributed at every layer; two dark bands in a column are two kinds of samples."
-            parts.append(Figure(spread, caption))
+        parts += _one_open(qualities.strengths(numbers, data), changed)
+        spread = "How samples are distributed at every layer; two dark bands in a column are two kinds of samples."
+        parts += _one_open(qualities.histograms(store, data), spread)
         for metric in ("cka", "cka_biased", "mutual_knn"):
+            caption = f"{capital(measure(metric).name)} of every two layers, from 0 (faint) to 1."
             alike = qualities.likeness(store, numbers, data, metric)
-            if alike is not None:
-                caption = f"{measure(metric).name} of every two layers, from 0 (faint) to 1."
-                parts.append(Figure(alike, caption, None if metric == "cka" else measure(metric).name))
+            parts += _one_open(alike, caption, opened=int(metric == "cka"))
         parts.append(page.Numbers(qualities.not_drawn(numbers, data), "other numbers"))
     return Section("quality", "What the states are like", parts)
+
+
+def _one_open(charts: Sequence[alt.TopLevelMixin], caption: str, opened: int = 1) -> list[page.Part]:
+    """Return figures of which all but the first are folded away under their titles."""
+    return [Figure(chart, caption, None if at < opened else page.title_of(chart)) for at, chart in enumerate(charts)]
 
 
 def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:

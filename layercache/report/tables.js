@@ -3,12 +3,19 @@
 const held = JSON.parse(document.getElementById("page-data").textContent);
 const ROWS = 200;
 
+// A column is held whole, as runs of equal values (value, length, value, …) or as places in a list of the values there are.
+function unpacked(column) {
+  if (Array.isArray(column)) return column;
+  if (column.of) return column.at.map((place) => column.of[place]);
+  const { runs } = column;
+  return runs.flatMap((value, at) => (at % 2 ? [] : Array(runs[at + 1]).fill(value)));
+}
+
 // The rows of a frame, new objects every time: Vega writes into what it is given.
 function rowsOf(name) {
   const { n, columns } = held.data[name];
-  const read = Object.entries(columns).map(([key, column]) => [key, Array.isArray(column) ? (at) => column[at]
-    : "all" in column ? () => column.all : (at) => column.of[column.at[at]]]);
-  return Array.from({ length: n }, (_, at) => Object.fromEntries(read.map(([key, value]) => [key, value(at)])));
+  const read = Object.entries(columns).map(([key, column]) => [key, unpacked(column)]);
+  return Array.from({ length: n }, (_, at) => Object.fromEntries(read.map(([key, values]) => [key, values[at]])));
 }
 
 // Short for reading; the whole number is in the cell's title.
