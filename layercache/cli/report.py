@@ -30,7 +30,9 @@ def report(out: Path | None, title: str | None, samples: int, store: Path) -> No
 
 @click.command()
 @click.argument("name")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .html or .json.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .pdf, .html or .json."
+)
 @store_option
 def plot(name: str, out: Path, store: Path) -> None:
     """Draw one chart of the report into a file.

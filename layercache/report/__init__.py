@@ -28,7 +28,6 @@ from layercache.report import (
     overview,
     page,
     sections,
-    theme,
 )
 from layercache.store.reader import Store
 
@@ -145,7 +144,7 @@ def _numbers(store: Store) -> pl.DataFrame:
 
 def _encoded(chart: alt.TopLevelMixin, suffix: str, title: str) -> bytes:
     """Return a chart as the bytes of a file."""
-    spec = {**embed.as_dict(chart), "config": theme.FILE}
+    spec = embed.alone(chart)
     if suffix == ".svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     if suffix == ".png":

@@ -12,7 +12,7 @@ function embedded(place, number, config) {
   const spec = structuredClone(held.specs[number]);
   const names = new Set(JSON.stringify(spec).match(/"data":\{"name":"[^"]+"\}/g)?.map((text) => text.slice(16, -2)));
   spec.datasets = Object.fromEntries([...names].filter((name) => name in held.data).map((name) => [name, rowsOf(name)]));
-  fit(spec, place.clientWidth);
+  fit(spec, place.isConnected ? document.querySelector("main").clientWidth : 0);
   return vegaEmbed(place, spec, {
     ast: true, actions: false, renderer: "svg", config, patch: linked,
     defaultStyle: false, tooltip: { disableDefaultStyle: true },

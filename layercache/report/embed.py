@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from layercache.report import linking
+from layercache.report import linking, theme
 from layercache.report.text import plain
 
 DIGITS = 5
@@ -92,6 +92,11 @@ def as_dict(chart: alt.TopLevelMixin) -> dict[str, Any]:
     with alt.data_transformers.disable_max_rows():
         drawn: dict[str, Any] = chart.to_dict(validate=False)
     return {key: value for key, value in drawn.items() if key != "config"}
+
+
+def alone(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """Return a chart's Vega-Lite specification for a file of its own, in light colours."""
+    return {**as_dict(chart), "config": theme.FILE}
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

@@ -86,7 +86,7 @@ def checkpoints(store: Store, numbers: pl.DataFrame) -> list[Chart]:
     numbers = frames.clean(numbers)
     free = pl.col("label").is_null() & ~pl.col("analysis").is_in(["text", "compare", "delta_p"])
     own = numbers.filter(scores | free, pl.col("layer").is_not_null(), pl.col("other_layer").is_null())
-    own = own.filter(~pl.col("metric").str.contains("^(left_out|entropy_q)")).join(
+    own = own.filter(~pl.col("metric").str.contains("^left_out|_q[0-9.]+$")).join(
         steps, on="run", maintain_order="left"
     )
     keys = ["data", "series", "analysis", "metric", "label"]

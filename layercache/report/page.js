@@ -9,11 +9,11 @@ const ahead = new IntersectionObserver((seen) => {
 // A chart in a closed <details> is in sight only when that is opened.
 document.querySelectorAll(".chart").forEach((place) => ahead.observe(place));
 
-const controls = document.querySelector("form.controls");
+const controls = document.querySelector(".controls");
 if (controls) {
   const layers = Object.values(held.data).flatMap(({ columns }) => unpacked(columns.layer ?? []));
   const last = layers.reduce((most, one) => Math.max(most, one ?? 0), 0);
-  const { from, to, theme } = controls.elements;
+  const [from, to, theme, all] = ["from", "to", "theme", "all"].map((name) => controls.querySelector(`[name=${name}]`));
   from.max = to.max = String(last);
   const show = () => {
     [from.value, to.value] = state.layers ?? [0, last];
@@ -26,13 +26,12 @@ if (controls) {
   };
   from.addEventListener("change", take);
   to.addEventListener("change", take);
-  controls.elements.all.addEventListener("click", () => pick(null));
+  all.addEventListener("click", () => pick(null));
   for (const box of controls.querySelectorAll("input[type=checkbox]")) box.addEventListener("change", () => toggle(box.value));
   theme.addEventListener("change", () => {
     if (theme.value) document.documentElement.dataset.theme = theme.value;
     else delete document.documentElement.dataset.theme;
   });
-  controls.addEventListener("submit", (event) => event.preventDefault());
   document.addEventListener("picked", show);
   show();
   controls.hidden = false;

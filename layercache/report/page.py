@@ -127,7 +127,7 @@ def _controls(models: Sequence[str]) -> str:
         for place, model in enumerate(models)
     )
     shown = f'<fieldset><legend>Models</legend><div class="models">{boxes}</div></fieldset>' if len(models) > 1 else ""
-    return f"""<form class="controls" aria-label="What the charts show" hidden>
+    return f"""<div class="controls" role="region" aria-label="What the charts show" hidden>
 <fieldset><legend>Layers</legend>
 <label>from <input type="number" name="from" min="0" step="1" inputmode="numeric"></label>
 <label>to <input type="number" name="to" min="0" step="1" inputmode="numeric"></label>
@@ -135,7 +135,7 @@ def _controls(models: Sequence[str]) -> str:
 {shown}
 <label class="theme">Colours <select name="theme"><option value="">as the system</option><option value="light">light</option>
 <option value="dark">dark</option></select></label>
-</form>"""
+</div>"""
 
 
 def paragraph(text: str, kind: str = "") -> str:

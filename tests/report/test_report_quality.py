@@ -39,7 +39,8 @@ def test_numbers_over_depth(store: Store) -> None:
 
 
 def test_two_peaks_are_two_cells_of_a_column(store: Store) -> None:
-    rows = drawn(qualities.histograms(store, "films"))
+    (figure,) = qualities.histograms(store, "films")
+    rows = drawn(figure)
     for layer in range(7):
         here = [row for row in rows if row["layer"] == layer]
         found = sorted((row["low"], row["high"], row["share"], row["n"]) for row in here)
@@ -47,20 +48,19 @@ def test_two_peaks_are_two_cells_of_a_column(store: Store) -> None:
         for low, high, share, n in found:
             assert any(low <= peak + 1e-9 and peak <= high + 1e-9 for peak in peaks(layer))
             assert (share, n) in {(0.5, 12), (1.0, 24)}
-    assert qualities.histograms(store, "none") is None
+    assert qualities.histograms(store, "none") == []
     assert STATISTIC == "prompt_entropy"
 
 
 def test_likeness_is_a_whole_square_within_a_model_and_between_models(store: Store) -> None:
     numbers = frames.results(store)
     for metric in ("cka", "mutual_knn"):
-        chart = qualities.likeness(store, numbers, "films", metric)
-        assert chart is not None
-        spec = chart.to_dict()
-        titles = [one["title"] for one in spec["concat"]]
+        specs = [chart.to_dict() for chart in qualities.likeness(store, numbers, "films", metric)]
+        panels = [(spec, one) for spec in specs for one in spec["concat"]]
+        titles = [one["title"] for _, one in panels]
         pooling = POOLINGS[1]
         assert titles == [f"demo, {pooling}", f"demo:early, {pooling}", f"demo × demo:early, {pooling}"]
-        data = [spec["datasets"][one["data"]["name"]] for one in spec["concat"]]
+        data = [spec["datasets"][one["data"]["name"]] for spec, one in panels]
         for rows in data:
             assert sorted((row["layer"], row["other_layer"]) for row in rows) == [
                 (a, b) for a in range(8) for b in range(8)
@@ -69,7 +69,7 @@ def test_likeness_is_a_whole_square_within_a_model_and_between_models(store: Sto
             assert row["value"] == pytest.approx(1 / (1 + abs(row["layer"] - row["other_layer"])))
         for row in data[2]:
             assert row["value"] == pytest.approx(0.5 / (1 + abs(row["layer"] - row["other_layer"])))
-    assert qualities.likeness(store, numbers, "films", "cka_biased") is None
+    assert qualities.likeness(store, numbers, "films", "cka_biased") == []
 
 
 def test_numbers_against_strength(store: Store) -> None:
