@@ -176,7 +176,8 @@ def _baseline_layers(own: pl.DataFrame, every: pl.DataFrame, style: Look) -> lis
     tips = ["baseline:N", "model:N", tip("value", style.measure.name), tip("low", "95 % from"), tip("high", "to")]
     drawn = []
     level = pl.col("layer").is_null() if len(style.layers) > 1 else pl.lit(True)
-    rules = own.filter(level).unique(["baseline", "value"], keep="first", maintain_order=True)
+    # Models may share a baseline; each keeps its own, for one of them may be hidden.
+    rules = own.filter(level)
     if len(rules):
         rule = chart(rules, "model", "baseline", "value", "low", "high").mark_rule(style="baseline", clip=style.cut)
         drawn.append(rule.encode(y=_y(style, "value"), strokeDash=dash, tooltip=tips))

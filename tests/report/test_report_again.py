@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from layercache import cli, recipe, study
@@ -29,11 +30,17 @@ def kept(path: Path, kind: str, spec: dict[str, Any]) -> None:
     assert results.save(path, kind, spec, ["test"], results.Outcome(empty)) is not None
 
 
+def _command() -> click.Command:
+    found = cli.cli.get_command(click.Context(cli.cli), "analyze")
+    assert found is not None
+    return found
+
+
 def read_back(line: str, path: Path) -> list[Any]:
     """Return the specs that a command would run."""
     words = shlex.split(line, comments=True)
     assert words[:2] == ["layercache", "analyze"]
-    command = cli.cli.commands["analyze"]
+    command = _command()
     with command.make_context("analyze", words[2:]) as context:
         given = {key: value for key, value in context.params.items() if value is not None}
     kinds = given.pop("kinds")
@@ -71,7 +78,7 @@ def test_what_no_option_can_say_is_a_comment(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_an_option_or_is_known_to_have_none() -> None:
-    options = {parameter.name for parameter in cli.cli.commands["analyze"].params}
+    options = {parameter.name for parameter in _command().params}
     settings = {name for spec in recipe.ANALYSES.values() for name in spec.model_fields} - {"kind"}
     assert settings - options == again.WITHOUT_OPTION
 

@@ -38,7 +38,10 @@ def with_rows(held: Embedded, number: int, **signals: Any) -> str:
     for one in spec["params"]:
         one["value"] = signals.get(one["name"], one["value"])
     spec["datasets"] = {
-        name: pl.DataFrame({key: values(column) for key, column in one["columns"].items()}).to_dicts()
+        name: [
+            dict(zip(one["columns"], row, strict=True))
+            for row in zip(*map(values, one["columns"].values()), strict=True)
+        ]
         for name, one in held.data.items()
     }
     return str(vl_convert.vegalite_to_svg({**spec, "config": theme.FILE}))

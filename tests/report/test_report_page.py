@@ -34,6 +34,7 @@ HOSTILE = Plan(
     number="nu.mber[0]",
     prompts=[f"{PROMPT}{number}" for number in range(24)],
     tokens=("</script><script>alert(4)</script>", "\u2028\x1b[31m", "  \n\t"),
+    module="</style><style>*{display:none}</style><b onclick=alert(6)>x",
     answer="</td></table><script>alert(5)</script>\u202e",
 )
 
