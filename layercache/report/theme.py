@@ -65,7 +65,7 @@ def _config(
         "rect": {"color": palette[0]},
         "style": {
             "baseline": {"color": faint, "strokeWidth": 1.5},
-            VEIL: {"fill": veil, "opacity": 0.78},
+            VEIL: {"color": veil, "opacity": 0.78},
         },
     }
 

@@ -83,6 +83,7 @@ def test_layers_outside_the_brush_are_veiled() -> None:
     assert held.specs[0]["concat"][0]["name"].startswith(linking.BRUSHED)
     plain, brushed = with_rows(held, 0), with_rows(held, 0, brushed=[2, 4])
     assert brushed.count('opacity="0.78"') == plain.count('opacity="0.78"') + 2
+    assert brushed.count('fill="#ffffff" opacity="0.78"') == 2, "the veil has the colour of the paper"
     whole = with_rows(held, 0, brushed=[0, 8])
     assert whole.count('opacity="0.78"') == plain.count('opacity="0.78"'), "nothing lies outside"
 
