@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from layercache.extract.tokenize import Sample, sample_id
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec
 from layercache.store import writer
+
+Found = TypeVar("Found")
 
 STATES = ExtractSpec(pooling=["mean", "last"], lens=[], self_check=False)
 LENS = ExtractSpec(pooling=["mean", "last"], lens=["last"], self_check=False)
@@ -253,10 +255,33 @@ def measure(
     contest.bare(contest.sorted)
     for number in range(rounds):
         names = [name for name in contenders if name in LIMITS or number < rival_rounds]
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in turned(names, number):
             times[name].append(_seconds(contenders[name], contest.device))
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return times
+
+
+def turned(names: Iterable[str], number: int) -> list[str]:
+    """Return the order of a round, in which another contender is the first than in the round before."""
+    listed = list(names)
+    return listed[number % len(listed) :] + listed[: number % len(listed)]
+
+
+def paired(
+    work: dict[str, Callable[[], Found]], rounds: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, Found]]:
+    """Run every contender in every round, in an order that turns.
+
+    Returns:
+        Seconds by round, and what each contender found in the last one.
+    """
+    times: dict[str, list[float]] = {name: [] for name in work}
+    found: dict[str, Found] = {}
+    for number in range(rounds):
+        for name in turned(work, number):
+            times[name].append(_seconds(lambda name=name: found.update({name: work[name]()}), device))  # type: ignore[misc]
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return times, found
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -21,14 +21,13 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 import transformers
-from _contest import Shape, _seconds, make_model, make_samples
+from _contest import Shape, make_model, make_samples, paired
 
 from layercache.extract import batching, knockout
 from layercache.extract.forward import Forward
@@ -78,12 +77,6 @@ class Contest:
     def whole(self) -> States:
         return self.clean() | {("cut", k): self.read(self.layers, (1, k))[k] for k in self.layers}
 
-    def timed(self, name: str, work: Callable[[], States]) -> float:
-        def run() -> None:
-            self.found[name] = work()
-
-        return _seconds(run, self.model.plan.device)
-
     def same(self, name: str) -> float:
         """The share of a contender's states that are those of the two passes, bit by bit."""
         ours, theirs = self.found["two passes"], self.found[name]
@@ -113,12 +106,7 @@ def compare(contest: Contest, rounds: int) -> dict[str, float]:
         "cut pass": contest.cut,
     }
     contest.clean()
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds):
-        names = list(work)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name].append(contest.timed(name, work[name]))
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    times, contest.found = paired(work, rounds, contest.model.plan.device)
     pairs = {
         "stopped_over_two": ("1+L, stopped", "two passes"),
         "whole_over_two": ("1+L, whole", "two passes"),

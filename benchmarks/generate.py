@@ -20,12 +20,11 @@ import argparse
 import copy
 import json
 import statistics
-import sys
 from collections.abc import Callable
 
 import torch
 import transformers
-from _contest import Shape, _seconds, make_model, make_samples, make_tokenizer
+from _contest import Shape, make_model, make_samples, make_tokenizer, paired
 
 from layercache.extract.generation.generate import Generate
 from layercache.extract.generation.sampling import Settings
@@ -105,12 +104,6 @@ class Contest:
         cut.config.num_hidden_layers = layer
         return cut
 
-    def timed(self, name: str, work: Callable[[], Texts]) -> float:
-        def run() -> None:
-            self.texts[name] = work()
-
-        return _seconds(run, self.model.plan.device)
-
     def agree(self) -> float:
         """The share of texts that are the same by every contender; random weights make ties rare, not impossible."""
         first, *others = self.texts.values()
@@ -132,12 +125,7 @@ def compare(layers: int, prompts: int, new_tokens: int, rounds: int, *, full: bo
         work["full passes"] = contest.full_passes
     work["sweep again"] = contest.sweep
     contest.sweep()
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds):
-        names = list(work)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name].append(contest.timed(name, work[name]))
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    times, contest.texts = paired(work, rounds, contest.model.plan.device)
     print(f"\n{layers} layers, {prompts} prompts, {new_tokens} tokens each; {contest.agree():.0%} of texts agree")
     figures = {}
     for name in [*list(work)[1:]]:

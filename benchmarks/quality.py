@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from _contest import Contest, Shape, make_model
+from _contest import Contest, Shape, make_model, turned
 
 from layercache.extract import checkpoint, model
 from layercache.extract.forward import Collect, Forward
@@ -132,9 +132,8 @@ def timed(work: Callable[[], None]) -> Times:
 def measure(found: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[Times]]:
     """Time every contender in every round, in an order that turns; the first round warms up and does not count."""
     times: dict[str, list[Times]] = {name: [] for name in found}
-    names = list(found)
     for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in turned(found, number):
             one = timed(found[name])
             if number:
                 times[name].append(one)

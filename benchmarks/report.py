@@ -33,7 +33,13 @@ OUTPUT = f"lens:{POSITION}:top{TOP}"
 POOLINGS = ("mean@prompt", "last@prompt")
 MODELS = ("made-up-8b", "made-up-8b-base")
 PROBED = ("balanced_accuracy", "accuracy", "macro_f1", "auc")
-STATES = ("dataset_entropy_normalized", "dataset_effective_rank", "intrinsic_dimension", "dataset_mean_cosine", "infonce")
+STATES = (
+    "dataset_entropy_normalized",
+    "dataset_effective_rank",
+    "intrinsic_dimension",
+    "dataset_mean_cosine",
+    "infonce",
+)
 TEXT = ("token_f1", "rouge_l", "bleu", "chrf", "exact_match")
 
 
@@ -106,7 +112,11 @@ def _run(path: Path, model: str, samples: int, generator: np.random.Generator) -
         lens |= {"js_to_final": [0.1] * samples, "agrees_with_final": [layer == LAYERS] * samples}
         shard.add("lens", lens)
     shard.publish()
-    cells = {"row": list(range(samples)), "sample_id": ids, "topic": [f"topic {number % 8}" for number in range(samples)]}
+    cells = {
+        "row": list(range(samples)),
+        "sample_id": ids,
+        "topic": [f"topic {number % 8}" for number in range(samples)],
+    }
     put_rows(run, pl.DataFrame(cells), data=DATA, source="made up", labels=[Label("topic", "category")])
     return run.id
 
@@ -119,7 +129,9 @@ def _numbers(run: str, samples: int, generator: np.random.Generator) -> list[dic
         value = float(generator.uniform(0.2, 0.9))
         ends = {"low": value - 0.05, "high": value + 0.05, "n": samples}
         place = {"condition": "clean", **place}
-        found.append({"run": run, "data": DATA, "analysis": analysis, "metric": metric, "value": value, **ends, **place})
+        found.append(
+            {"run": run, "data": DATA, "analysis": analysis, "metric": metric, "value": value, **ends, **place}
+        )
 
     for layer in range(LAYERS + 1):
         for pooling in POOLINGS:

@@ -2,10 +2,12 @@
 
 import layercache as lc
 
-study = lc.load_recipe("movies")                 # or a path to a .toml file
-lc.run(study, Path("store"), lc.Progress())      # extract what is missing, analyse, report
-store = lc.open("store")                         # a laptop is enough from here on
-store.matrix(store.runs()[0], layer=3)           # (samples, d) float32 and the samples' ids
+lc.run("movies", store="films")                          # extract what is missing, analyse, report
+lc.extract(models="gpt2", data="films.csv", store="films", pooling=["mean", "last"])
+
+store = lc.open("films")                                 # a laptop is enough from here on
+lc.probe(store, labels=["rating"])                       # a table by layer; .results is the tidy one
+store.matrix(store.runs()[0], layer=3)                   # (samples, d) float32 and the samples' ids
 store.sql("SELECT layer, avg(entropy) FROM lens GROUP BY layer")
 """
 
@@ -16,10 +18,22 @@ from layercache.errors import LayercacheError
 from layercache.progress import Progress, TerminalProgress
 
 if TYPE_CHECKING:
+    from layercache.api import (
+        analyze,
+        choices,
+        compare,
+        delta_p,
+        entropy,
+        extract,
+        probe,
+        probe_depth,
+        quality,
+        run,
+        text,
+    )
     from layercache.recipe import Recipe
     from layercache.recipe import load as load_recipe
     from layercache.store.reader import Store, open
-    from layercache.study import run
 
 __version__ = "0.1.0"
 
@@ -29,24 +43,42 @@ __all__ = [
     "Recipe",
     "Store",
     "TerminalProgress",
+    "analyze",
+    "choices",
+    "compare",
+    "delta_p",
+    "entropy",
+    "extract",
     "load_recipe",
     "open",
+    "probe",
+    "probe_depth",
+    "quality",
     "run",
+    "text",
 ]
 
-# Looked up on first use, so that `import layercache` and the command line start at once. The stages alone are
-# `layercache.study.extract` and `layercache.study.analyze`: `layercache.extract` is the package.
+_STAGES = {"analyze", "extract"}
+"""Packages that can be called: importing a module of theirs would replace a function of that name here."""
+
+# Looked up on first use, so that `import layercache` and the command line start at once.
 _LAZY = {
+    **{name: ("layercache.api", name) for name in __all__ if name[0].islower()},
     "Recipe": ("layercache.recipe", "Recipe"),
     "Store": ("layercache.store.reader", "Store"),
     "load_recipe": ("layercache.recipe", "load"),
     "open": ("layercache.store.reader", "open"),
-    "run": ("layercache.study", "run"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in _STAGES:
+        return import_module(f"layercache.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'layercache' has no attribute {name!r}")
     module, attribute = _LAZY[name]
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

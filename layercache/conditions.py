@@ -16,7 +16,6 @@ A parameter that is not at its default adds `-` and eight hex digits of the hash
 does to a sample is `layercache.extract.conditions`.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -24,6 +23,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from layercache import nearest
 from layercache.errors import RecipeError
 from layercache.outputs import WHOLE_PROMPT
 
@@ -113,11 +113,25 @@ def parse(name: str, spans: Iterable[str]) -> Condition:
             match = _tail(kind, span, text)
             if match is not None:
                 return Condition(kind, span, _window(text, match), digest=match["digest"] or "")
-    near = difflib.get_close_matches(text, [f"{kind}-{span}" for kind in OF_SPANS for span in sorted(known)], n=1)
+    near = nearest.nearest(text, [f"{kind}-{span}" for kind in OF_SPANS for span in sorted(known)])
     hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(
         f"condition {name!r}: {hint}no span of the prompts is called so; there are {', '.join(sorted(known)) or 'none'}"
+        f" ({remedy(_span_meant(text))})"
     )
+
+
+def _span_meant(name: str) -> str:
+    """Return what stands in a condition's name where its span would."""
+    opening = next(f"{kind}-" for kind in OF_SPANS if name.startswith(f"{kind}-"))
+    return re.sub(r"-layers-.*", "", name.removeprefix(opening))
+
+
+def remedy(span: str) -> str:
+    """Say what makes a span that is not there."""
+    if span in (ANSWER, EXACT_ANSWER):
+        return f"--generate-answer makes the spans {ANSWER} and {EXACT_ANSWER}"
+    return f"every field of the template is a span, and --span {span}@FIELD makes one of a column's text in a field"
 
 
 def _tail(kind: str, span: str, text: str) -> "re.Match[str] | None":
@@ -130,11 +144,22 @@ def _tail(kind: str, span: str, text: str) -> "re.Match[str] | None":
 def _number(kind: str, rest: str) -> "re.Match[str]":
     match = re.fullmatch(_NUMBERS[kind] + _HASH, rest)
     if match is None or not float(match["number"]) > 0:
-        what = "a whole number from 1" if kind in (AUGMENT, TRUNCATE) else "a probability above 0, up to 1 (0.25)"
-        raise RecipeError(f"condition '{kind}-{rest}': {kind}- is followed by {what}")
+        what = "a whole number from 1" if kind in (AUGMENT, TRUNCATE) else "a probability above 0, up to 1"
+        raise RecipeError(f"condition '{kind}-{rest}': {kind}- is followed by {what}: write {_rewritten(kind, rest)}")
     if kind in (REPEAT, RANDOM) and float(match["number"]) > 1:
-        raise RecipeError(f"condition '{kind}-{rest}': {match['number']} is no probability")
+        written = _rewritten(kind, rest)
+        raise RecipeError(f"condition '{kind}-{rest}': {match['number']} is no probability: write {written}")
     return match
+
+
+def _rewritten(kind: str, rest: str) -> str:
+    """Return how the number that was perhaps meant is written; an example where there is none."""
+    match = re.fullmatch(r"\s*(\d+(?:[.,]\d+)?)\s*(%?).*", rest)
+    value = float(match[1].replace(",", ".")) if match else 0.0
+    if kind in (AUGMENT, TRUNCATE):
+        return f"{kind}-{int(value)}" if 1 <= value < 1e9 else f"{kind}-{'2' if kind == AUGMENT else '64'}"
+    share = value / 100 if match and (match[2] or value > 1) else value
+    return f"{kind}-{_written(share) if 1e-6 <= share <= 1 else '0.25'}"
 
 
 def check(name: str) -> str:
@@ -144,6 +169,11 @@ def check(name: str) -> str:
         RecipeError: no condition is called so, or a number in it is not allowed.
     """
     text = name.strip()
+    kind, _, rest = text.partition("-")
+    if kind in OF_NUMBERS:
+        # Before its characters are looked at: of `random-25%` the number is what is wrong.
+        _number(kind, rest)
+        return text
     if not _SAFE.fullmatch(text):
         raise RecipeError(
             f"condition {name!r}: it names a folder, so use letters, digits, '.', '_' and '-' alone, at most 100; a"
@@ -151,13 +181,9 @@ def check(name: str) -> str:
         )
     if text in (CLEAN, ANSWER_ONLY) or any(text.startswith(f"{kind}-") and text != f"{kind}-" for kind in OF_SPANS):
         return text
-    kind, _, rest = text.partition("-")
-    if kind not in OF_NUMBERS:
-        near = difflib.get_close_matches(kind, [form.partition("-")[0] for form in _FORMS], n=1)
-        hint = next((f"did you mean {form}? " for form in _FORMS if near and form.startswith(near[0])), "")
-        raise RecipeError(f"unknown condition {name!r}: {hint}conditions are {', '.join(_FORMS)}")
-    _number(kind, rest)
-    return text
+    near = nearest.nearest(kind, [form.partition("-")[0] for form in _FORMS])
+    hint = next((f"did you mean {form}? " for form in _FORMS if near and form.startswith(near[0])), "")
+    raise RecipeError(f"unknown condition {name!r}: {hint}conditions are {', '.join(_FORMS)}")
 
 
 def _window(name: str, match: "re.Match[str]") -> tuple[int, int] | None:

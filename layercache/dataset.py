@@ -4,7 +4,6 @@ Dataset.prompts[i] is row i's text with the character range of every template fi
 Dataset.frame      is the user's own columns, typed
 """
 
-import difflib
 import json
 import math
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from layercache import sources
+from layercache import nearest, sources
 from layercache.answers import read_aliases
 from layercache.errors import DataError
 from layercache.outputs import WHOLE_PROMPT
@@ -228,20 +227,15 @@ def _default_template(source: str, names: list[str]) -> str:
     for name in ("prompt", "text"):
         if name in names:
             return f"{{{name}}}"
-    raise DataError(f"no template given: write one from the columns {_listing(names)}, such as '{{{names[0]}}}'")
+    raise DataError(f"no template given: write one from the columns {nearest.listing(names)}, such as '{{{names[0]}}}'")
 
 
 def _require(name: str | None, names: list[str], what: str) -> None:
     if name is None or name in names:
         return
-    close = difflib.get_close_matches(name, names, n=1)
+    close = nearest.nearest(name, names)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise DataError(f"{what} names a column {name!r} that is not there; {hint}the columns are {_listing(names)}")
-
-
-def _listing(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:20])
-    return f"{shown}, … ({len(names)} in all)" if len(names) > 20 else shown
+    raise DataError(f"{what} names a column {name!r} that is not there; {hint}the columns are {nearest.listing(names)}")
 
 
 def _typed(

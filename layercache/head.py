@@ -9,7 +9,6 @@ with g the weight, or 1 + the weight (Gemma), and h the bias, each where there i
 from a model, `store.head` keeps it beside a run, `analyze.lens` asks it.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from layercache import nearest
 from layercache.errors import AnalysisError
 
 _CAST_ELEMENTS = 1 << 24
@@ -158,7 +158,7 @@ class Head:
         near += next(([start] for start in starts if start in known), [])
         if core:
             alike = [text for text in known if text.strip()[:1] == core[:1]]
-            near += difflib.get_close_matches(wanted, alike, n=_NEAR)
+            near += nearest.nearest(wanted, alike, n=_NEAR)
         near = list(dict.fromkeys(near))[:_NEAR]
         return f"near ones are {', '.join(map(repr, near))}" if near else "give the id instead"
 

@@ -3,35 +3,54 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from layercache import quantities
 from layercache.outputs import TOKENS
-from layercache.store import cleanup, head
-from layercache.store.layout import QUARANTINE, Run, ShardInfo
+from layercache.queries import Query
+from layercache.store import cleanup, head, results
+from layercache.store.layout import CLEAN, QUARANTINE, Run, ShardInfo
 from layercache.store.reader import Store
 
 
 def runs(store: Store) -> pa.Table:
-    """Return one row a run: id, model, data sets, samples, layers, conditions, outputs, shards, bytes, head.
+    """Return one row a run: id, model, data sets, samples, prompts, layers, conditions, outputs, shards, bytes, head.
 
-    `bytes` are those of the shards, `head` those of the head that is kept beside the run, NULL where none is.
+    `prompts` are those that the model answered: of them the answers are kept and no more, their states with the answer are
+    `samples`; NULL where no answers were asked for. `bytes` are those of the shards, `head` those of the head that is kept beside the run, NULL where none is.
     """
-    columns = ("run", "model", "data", "samples", "layers", "conditions", "outputs", "shards", "bytes", "head")
+    columns = (
+        "run",
+        "model",
+        "data",
+        "samples",
+        "prompts",
+        "layers",
+        "conditions",
+        "outputs",
+        "shards",
+        "bytes",
+        "head",
+    )
     rows = [dict(zip(columns, _summary(store, run))) for run in store.runs()]
     table = pa.table({name: [row[name] for row in rows] for name in columns})
-    return table.set_column(len(columns) - 1, "head", table["head"].cast(pa.int64()))
+    for name in ("prompts", "head"):
+        table = table.set_column(columns.index(name), name, table[name].cast(pa.int64()))
+    return table
 
 
 def _summary(store: Store, run: Run) -> tuple[Any, ...]:
     conditions = store.conditions(run)
     shards = [shard for name in conditions for shard in store.shards(run, name)]
     outputs = {name for shard in shards for name in shard.outputs if name != TOKENS}
+    prompts = _prompts(store, run)
     return (
         run.id,
         run.model,
         ", ".join(info.name for info in store.data(run)),
-        sum(store.count_samples(run, name) for name in conditions[:1]),
+        sum(store.count_samples(run, name) for name in conditions[:1]) - len(prompts or ()),
+        None if prompts is None else len(prompts),
         len(run.layers),
         ", ".join(conditions),
         len(outputs),
@@ -41,8 +60,29 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
     )
 
 
+def _prompts(store: Store, run: Run) -> set[str] | None:
+    """Return the samples of which a run holds an answer and nothing else; None where it was asked for no answers."""
+    if run.spec.get("answer") is None or CLEAN not in store.conditions(run):
+        return None
+    held = store.held(run)
+    texts = [all(name.startswith("generation:") for name, _ in pairs) for pairs in held.pairs]
+    return {sample for sample, holders in held.holders.items() if all(texts[index] for index in holders)}
+
+
 def _bytes(shards: list[ShardInfo]) -> int:
     return sum(file.bytes for shard in shards for file in shard.files.values())
+
+
+def not_analysed(path: Path, query: Query) -> str | None:
+    """Say which analysis a named query reads that the store holds no result of; None when there is none."""
+    there = {info.analysis for info in results.listing(path)}
+    lacking = [kind for kind in query.analyses if kind not in there]
+    if not lacking:
+        return None
+    kinds = " ".join(lacking)
+    return (
+        f"query {query.name} reads results of {kinds}, and the store has none: run `layercache analyze {kinds}` first"
+    )
 
 
 def litter(path: Path) -> str | None:
@@ -98,7 +138,8 @@ def _condition(store: Store, run: Run, condition: str) -> dict[str, Any]:
     for shard in shards:
         for output, layers in shard.outputs.items():
             held.setdefault(output, set()).update(layers or [])
-    samples = store.samples(run, condition)
+    prompts = (_prompts(store, run) if condition == CLEAN else None) or set()
+    samples = store.samples(run, condition).filter(~pl.col("sample_id").is_in(list(prompts)))
     absent: dict[str, int] = {}
     for row in samples["absent"].to_list():
         for one in row:
@@ -106,6 +147,7 @@ def _condition(store: Store, run: Run, condition: str) -> dict[str, Any]:
             absent[key] = absent.get(key, 0) + 1
     return {
         "samples": len(samples),
+        **({"prompts answered": len(prompts)} if prompts else {}),
         "tokens": int(samples["n_tokens"].sum()),
         "truncated": int((samples["n_truncated"] > 0).sum()),
         "shards": len(shards),

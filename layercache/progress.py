@@ -3,11 +3,16 @@
 Library code takes a `Progress` and never prints; the command line passes `TerminalProgress`.
 """
 
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+_BAR = 24
+"""Characters of a bar."""
 
 
 class Task:
@@ -27,6 +32,31 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say one line that the user should see (a count of rows left out, a fallback chosen)."""
+
+
+class Notes(Progress):
+    """Keeps what is said, to be said elsewhere."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep one line."""
+        self.texts.append(text)
+
+
+class Once(Progress):
+    """Passes on every note once, whoever says it; tasks as they are."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner, self._said = inner, set[str]()
+        self.task = inner.task  # type: ignore[method-assign]
+
+    def note(self, text: str) -> None:
+        """Say one line that was not said before."""
+        if text not in self._said:
+            self._said.add(text)
+            self._inner.note(text)
 
 
 class _LineTask(Task):
@@ -58,20 +88,29 @@ class _LineTask(Task):
     def _show(self, elapsed: float) -> None:
         print(self.line(elapsed), file=self._stream, flush=True)
 
+    def close(self) -> None:
+        """End what is shown, also of work that was not finished."""
+
 
 class _BarTask(_LineTask):
-    """Rewrites one line on a terminal."""
+    """Rewrites one line on a terminal, never longer than the terminal is wide: a line that wraps cannot be rewritten."""
+
+    _open = False
 
     def _show(self, elapsed: float) -> None:
-        width = 24
-        full = width * self._done // max(self._total, 1)
-        end = "\n" if self._done >= self._total else ""
-        bar = "━" * full + "─" * (width - full)
-        print(f"\r\x1b[2K{bar} {self.line(elapsed)}", end=end, file=self._stream, flush=True)
+        full = min(_BAR, _BAR * self._done // max(self._total, 1))
+        text = f"{'━' * full}{'─' * (_BAR - full)} {self.line(elapsed)}"[: shutil.get_terminal_size().columns - 1]
+        self._open = self._done < self._total
+        print(f"\r\x1b[2K{text}", end="" if self._open else "\n", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._open:
+            print(file=self._stream, flush=True)
+            self._open = False
 
 
 class TerminalProgress(Progress):
-    """Progress for the command line: always on stderr, animated only when stderr is a terminal."""
+    """Progress for the command line: always on stderr, animated only when stderr is a terminal that is not dumb."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -79,10 +118,15 @@ class TerminalProgress(Progress):
     @contextmanager
     def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
         """Open a piece of work of `total` units."""
-        if self._stream.isatty():
-            yield _BarTask(title, total, unit, self._stream, every=0.1)
+        task: _LineTask
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+            task = _BarTask(title, total, unit, self._stream, every=0.1)
         else:
-            yield _LineTask(title, total, unit, self._stream, every=10.0)
+            task = _LineTask(title, total, unit, self._stream, every=10.0)
+        try:
+            yield task
+        finally:
+            task.close()
 
     def note(self, text: str) -> None:
         """Print one line."""

@@ -9,17 +9,17 @@ A parameter's default is text in single quotes, a number, true, false or null. A
 for layercache's own use and is not listed.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from layercache import resources
+from layercache import nearest, resources
 from layercache.errors import QueryError
 
 _HEADER = re.compile(r"--\s*(title|about|param):\s*(.*?)\s*")
 _PARAM = re.compile(r"(\w+)\s*=\s*('(?:[^']|'')*'|\S+)(?:\s+--\s*(.*))?")
+_ANALYSIS = re.compile(r"\banalysis = '(\w+)'")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?")
 
 Value = str | int | float | bool | None
@@ -43,6 +43,11 @@ class Query(NamedTuple):
     sql: str
     """The whole file; the header is comments."""
     params: dict[str, Param]
+
+    @property
+    def analyses(self) -> list[str]:
+        """The kinds of analysis whose results it reads."""
+        return list(dict.fromkeys(_ANALYSIS.findall(self.sql)))
 
     def bind(self, given: Mapping[str, Value]) -> dict[str, Value]:
         """Return the value of every parameter: the one given, or the default.
@@ -70,10 +75,7 @@ def load_query(name: str) -> Query:
     """
     path = resources.find("queries", name)
     if path is None:
-        known = resources.names("queries")
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise QueryError(f"there is no query {name!r}: {hint}")
+        raise QueryError(f"there is no query {name!r}: {nearest.hint(name, resources.names('queries'))}")
     return read_query(path)
 
 

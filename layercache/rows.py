@@ -7,6 +7,7 @@ import polars as pl
 
 from layercache.dataset import Dataset
 from layercache.recipe import Label
+from layercache.store.answered_rows import answer_labels
 from layercache.store.schema import RESERVED
 
 _ANSWERED = {
@@ -43,19 +44,13 @@ def row_frame(
     frame = pl.concat([opening, own.rename(names)], how="horizontal") if own.width else opening
     labels = [Label(names.get(label.name, label.name), label.kind) for label in data.labels]
     return frame, {
-        "labels": [*labels, *_answer_labels(answered or {})],
+        "labels": [*labels, *answer_labels(answered or {})],
         "split": data.split,
         "group_by": _renamed(names, data.group_by),
         "target": _renamed(names, data.target),
         "reference": [names[name] for name in data.references],
         "answers": [names[name] for name in data.answer_columns],
     }
-
-
-def _answer_labels(answered: Mapping[str, Sequence[Any]]) -> list[Label]:
-    """Declare what answers are worth, where it is known; whether a model knows only where there is both to tell apart."""
-    known = {name: set(answered.get(name, ())) - {None} for name in ("correct", "dont_know")}
-    return [Label(name, "boolean") for name, values in known.items() if len(values) > (name == "dont_know")]
 
 
 def _split(data: Dataset, n: int) -> pl.Series:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layercache import table
+from layercache import nearest, table
 from layercache.errors import LayercacheError, QueryError
+from layercache.listing import not_analysed
 from layercache.queries import list_queries, load_query
 from layercache.store import reader, sql, views
 from layercache.store.sqltext import identifier
@@ -76,18 +77,20 @@ class Shell:
         if name in {".quit", ".exit"}:
             return False
         if name not in _COMMANDS:
-            raise QueryError(f"unknown command {name}: there are {', '.join(_COMMANDS)}")
+            raise QueryError(f"unknown command {name}: {nearest.hint(name, _COMMANDS)}")
         _COMMANDS[name](self, words)
         return True
 
     def _ask(self, query: str, params: dict[str, object] | None = None) -> pa.Table:
         return sql.run_query(self._store, query, params=params, memory=self._memory, timeout=self._timeout)
 
-    def _show(self, query: str, params: dict[str, object] | None = None) -> None:
+    def _show(self, query: str, params: dict[str, object] | None = None) -> int:
+        """Print what a query gives; return its number of rows."""
         result = self._ask(query, params)
         sys.stdout.flush()
         table.write(result, self._form, sys.stdout.buffer, width=self._width())
         sys.stdout.flush()
+        return int(result.num_rows)
 
     def tables(self, words: list[str]) -> None:
         """List the tables."""
@@ -98,7 +101,7 @@ class Shell:
         there = views.names(reader.open(self._store))
         unknown = [name for name in words if name.lower() not in there]
         if unknown:
-            raise QueryError(f"there is no table {unknown[0]!r}: there are {', '.join(there)}")
+            raise QueryError(f"there is no table {unknown[0]!r}: {nearest.hint(unknown[0], there)}")
         for name in words:
             self._show(f"SELECT column_name, column_type FROM (DESCRIBE {identifier(name.lower())})")
         if not words:
@@ -118,7 +121,8 @@ class Shell:
             raise QueryError("write .query NAME [PARAM=VALUE …]")
         loaded = load_query(words[0])
         given = dict(word.partition("=")[::2] for word in words[1:])
-        self._show(loaded.sql, dict(loaded.bind(given)))
+        if not self._show(loaded.sql, dict(loaded.bind(given))) and (note := not_analysed(self._store, loaded)):
+            print(note, file=sys.stderr)
 
     def help(self, words: list[str]) -> None:
         """Say what can be typed."""

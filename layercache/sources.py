@@ -6,6 +6,7 @@ columns (`metadata.s_pop`). Errors name the file and the line.
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from layercache import nearest
 from layercache.errors import DataError
 
 Row = dict[str, Any]
@@ -138,9 +140,25 @@ def _read_json(path: Path) -> list[Row]:
 
 def _loads(text: str, path: Path, first_line: int) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {first_line + error.lineno - 1}: not JSON ({error.msg})") from error
+    # JSON can write half of a character that takes two codes, which no file or table can hold.
+    if half := next((one for one in _HALF.finditer(text) if not _whole(one[0])), None):
+        line = first_line + text.count("\n", 0, half.start())
+        raise DataError(f"{path} line {line}: {half[0][:6]} is half of a character; write it whole or leave it out")
+    return value
+
+
+_HALF = re.compile(r"(?<!\\)(?:\\\\)*((?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+)")
+
+
+def _whole(escapes: str) -> bool:
+    try:
+        json.loads(f'"{escapes}"').encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _object(value: Any, path: Path, where: str) -> Row:
@@ -178,7 +196,7 @@ def _read_demo(name: str) -> list[Row]:
     from layercache import demo  # only here: most data is the user's own
 
     if name not in demo.DATASETS:
-        raise DataError(f"no demo data set {name!r}; there are {', '.join(demo.DATASETS)}")
+        raise DataError(f"no demo data set {name!r}: {nearest.hint(name, demo.DATASETS)}")
     return [dict(row) for row in demo.rows(name)]
 
 

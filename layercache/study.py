@@ -3,19 +3,21 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from layercache import __version__, dataset, recipe
+from layercache import __version__, dataset, engine, nearest, recipe
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
 from layercache.progress import Progress
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from layercache.dataset import Dataset
     from layercache.extract.finetune import Tuned
     from layercache.extract.summary import Summary
+    from layercache.parts import Part, Work
     from layercache.store.reader import Store
 
 AnalysisSpec = recipe.AnalysisSpec
@@ -37,6 +39,27 @@ class Analysed:
     path: Path | None
     cached: bool
 
+    def frame(self) -> "pl.DataFrame":
+        """Return the results as a Polars frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.results)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def __str__(self) -> str:
+        from layercache.analyze import summary
+
+        return summary.summarise(self.results)
+
+    def _repr_html_(self) -> str:
+        """Show the tables by layer in a notebook, and every number behind them; text of the store is escaped."""
+        from layercache import table
+
+        numbers = f"<details><summary>{len(self.results):,} numbers</summary>{table.html(self.results)}</details>"
+        lines = "\n".join(map(table.html_text, str(self).split("\n")))
+        return f"<pre>{lines}</pre>{numbers}"
+
 
 @dataclass(frozen=True)
 class StudyResult:
@@ -50,24 +73,35 @@ class StudyResult:
     tuned: "list[Tuned]" = field(default_factory=list)
 
 
-def run(study: recipe.Recipe, store: Path, progress: Progress) -> StudyResult:
+def run(
+    study: recipe.Recipe,
+    store: Path,
+    progress: Progress,
+    *,
+    devices: Sequence[str] = (),
+    workers: int | None = None,
+) -> StudyResult:
     """Train the adapters asked for, extract what is missing, analyse what changed, write the report.
+
+    Args:
+        devices: where models are run, a process on each; none for what the recipe says.
+        workers: on the engine ray, processes that hold a model.
 
     Raises:
         LayercacheError: any user error of the parts.
     """
     start = time.monotonic()
     tuned = finetune(study, store, progress) if study.finetune else []
-    extracted = extract(study, store, progress)
+    extracted = extract(study, store, progress, devices=devices, workers=workers)
     analysed = analyze(store, study.analyze, progress)
     report, charts = None, []
     if analysed:
         from layercache import report as reports
-        from layercache.store import reader
+        from layercache.store import mirror, reader
 
         opened = reader.open(store)
-        report = reports.build(opened, store / "report.html", study.report, study.title)
-        charts = reports.write_charts(opened, store / "charts")
+        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, study.title)
+        charts = reports.write_charts(opened, mirror.beside(store, "charts"))
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts, tuned)
 
 
@@ -89,9 +123,11 @@ def finetune(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: 
 
 def _tune(study: recipe.Recipe, data: "Dataset", store: Path, progress: Progress, *, only_find: bool) -> "list[Tuned]":
     from layercache.extract.finetune import finetune as tune
+    from layercache.store import mirror
 
     assert study.finetune is not None
-    out = Path(study.finetune.out) if study.finetune.out else store.with_name(f"{store.name}-adapters")
+    folder = Path(PurePosixPath(mirror.name(store)).name) if mirror.of(store) else store
+    out = Path(study.finetune.out) if study.finetune.out else folder.with_name(f"{folder.name}-adapters")
     return [
         tune(model, data, study.finetune, study.extract, out, progress, only_find=only_find)
         for model in study.models
@@ -123,40 +159,93 @@ def _split(study: recipe.Recipe, data: "Dataset") -> "Dataset":
 
 
 def extract(
-    study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: bool | Literal["measure"] = False
+    study: recipe.Recipe,
+    store: Path,
+    progress: Progress,
+    *,
+    dry_run: bool | Literal["measure"] = False,
+    part: "Part | None" = None,
+    devices: Sequence[str] = (),
+    workers: int | None = None,
 ) -> "list[Summary]":
     """Run every model of a recipe on every data set; only what the store lacks costs forward passes.
 
     Args:
         dry_run: only say what would be done; with `measure`, how long it takes too.
+        part: run only the samples of this part.
+        devices: names as torch has them; a process on each does its share.
+        workers: on the engine ray, processes that hold a model.
 
     Raises:
         ModelError: torch and transformers are not installed, or a model is refused.
         LayercacheError: any other user error of the data, the model or the store.
     """
-    try:
-        from layercache.extract.run import extract as extract_one
-    except ImportError as error:
-        if error.name not in ("torch", "transformers", "psutil"):
-            raise
-        raise LayercacheError(f"extraction needs {error.name}: pip install 'layercache[extract]'") from error
+    runner = _runner()
     from layercache.store import recipes, writer
 
     writer.check_writable(store)
+    if devices:
+        from layercache.extract import devices as spread
+
+        spread.check(devices, study.extract)
+    work = pairs(study, store, progress)
+    if engine.cluster() is not None and not dry_run:
+        from layercache.extract import on_ray
+
+        summaries = on_ray.extract(work, study.extract, store, progress, workers, part)
+    elif devices and not dry_run:
+        summaries = spread.extract(study, work, store, progress, devices, part)
+    else:
+        summaries = [
+            runner.extract(model, data, study.extract, store, progress, dry_run=dry_run, part=part)
+            for data, model in work
+        ]
+    if not dry_run:
+        recipes.save(store, study.model_dump(mode="json"))
+    return summaries
+
+
+def plan(study: recipe.Recipe, store: Path, progress: Progress, count: int) -> "list[Work]":
+    """Say which of `count` parts of a study's extraction lack something, and what; writes nothing.
+
+    Raises:
+        LayercacheError: as `extract`; or there is not one part.
+    """
+    from layercache import jobs, parts
+
+    parts.every(count)
+    runner = _runner()
+    from layercache.extract.kept import Kept
+
+    kept = Kept()
+    work = pairs(study, store, progress)
+    return jobs.combined(runner.plan(model, data, study.extract, store, count, kept=kept) for data, model in work)
+
+
+def pairs(study: recipe.Recipe, store: Path, progress: Progress) -> "list[tuple[Dataset, recipe.ModelSpec]]":
+    """Read a study's data sets, and pair each with every model, adapters that are there among them.
+
+    Raises:
+        LayercacheError: a data set cannot be read, or two have one name.
+    """
     datasets = [_split(study, dataset.load(spec)) for spec in study.data]
     _distinct([data.name for data in datasets])
     for data in datasets:
         for note in data.notes:
             progress.note(f"{data.name}: {note}")
     models = [*study.models, *_adapters(study, datasets, store, progress)]
-    summaries = [
-        extract_one(model, data, study.extract, store, progress, dry_run=dry_run)
-        for data in datasets
-        for model in models
-    ]
-    if not dry_run:
-        recipes.save(store, study.model_dump(mode="json"))
-    return summaries
+    return [(data, model) for data in datasets for model in models]
+
+
+def _runner() -> Any:
+    """Import what runs models, which needs more than the laptop's packages."""
+    try:
+        from layercache.extract import run as runner
+    except ImportError as error:
+        if error.name not in ("torch", "transformers", "psutil"):
+            raise
+        raise LayercacheError(f"extraction needs {error.name}: pip install 'layercache[extract]'") from error
+    return runner
 
 
 def _adapters(
@@ -181,9 +270,13 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         AnalysisError: an analysis cannot be computed from what the store holds.
         StoreError: there is no store at `path`.
     """
-    from layercache import analyze as analyses
+    from layercache.analyze import analyze as analyze_one
+    from layercache.analyze import reads
     from layercache.store import reader, results
 
+    if engine.cluster() is not None:
+        # Read in processes that are in another folder.
+        path = path.resolve()
     store = reader.open(path)
     done = []
     for spec in sorted(specs, key=lambda one: one.kind == "compare"):
@@ -192,14 +285,15 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if spec.kind == "compare":
             # It reads what the others found, which is why it comes last.
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
-        found = results.find(path, spec.kind, settings, inputs)
+        found = results.find(path, spec.kind, settings, [*inputs, *reads(spec)])
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
-        outcome = analyses.analyze(store, spec, progress)
-        done.append(
-            Analysed(spec.kind, outcome.results, results.save(path, spec.kind, settings, inputs, outcome), cached=False)
-        )
+        outcome = analyze_one(store, spec, progress)
+        # Named again: a model of the hub may have been fetched only now.
+        inputs += reads(spec)
+        kept = results.save(path, spec.kind, settings, inputs, outcome)
+        done.append(Analysed(spec.kind, outcome.results, kept, cached=False))
     return done
 
 
@@ -226,7 +320,7 @@ def specs_to_run(path: Path, kinds: Sequence[str], overrides: dict[str, Any]) ->
     asked = [spec for study in kept for spec in study.analyze]
     for kind in kinds:
         if kind not in recipe.ANALYSES:
-            raise RecipeError(f"unknown analysis {kind!r}: use one of {', '.join(recipe.ANALYSES)}")
+            raise RecipeError(f"unknown analysis {kind!r}: {nearest.hint(kind, recipe.ANALYSES)}")
     chosen = [spec for spec in asked if not kinds or spec.kind in kinds]
     present = {spec.kind for spec in chosen}
     chosen += [recipe.ANALYSES[kind]() for kind in kinds if kind not in present]

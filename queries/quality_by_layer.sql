@@ -6,7 +6,7 @@
 -- param: run = '' -- start of a run's id; all runs when empty
 -- param: condition = '' -- a condition; all when empty
 SELECT run, model, data, condition, site, pooling, metric, "group", layer,
-       100 * layer / greatest(final_layer, 1) AS depth, value, low, high, n
+       100.0 * least(layer, final_layer) / greatest(final_layer, 1) AS depth, value, low, high, n
 FROM results
 JOIN (SELECT run, model, final_layer FROM runs) USING (run)
 WHERE analysis = 'quality' AND other_layer IS NULL AND layer IS NOT NULL

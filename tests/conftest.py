@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ def films(tmp_path: Path) -> Path:
     lines.append(lines[1])
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of two processors on this machine, for all tests that ask for it; they use it inside `engine.on("ray")`."""
+    pytest.importorskip("ray")
+    from layercache import engine
+
+    # Entered in a context of its own, so that the tests that come after work in their own process.
+    context, started = copy_context(), engine.on("ray", "local", cpus=2)
+    context.run(started.__enter__)
+    yield
+    context.run(started.__exit__, None, None, None)
 
 
 LEFT_OUT = (

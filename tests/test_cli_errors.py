@@ -72,7 +72,7 @@ def test_a_model_folder_without_a_tokenizer(call: Call, films: Path, tmp_path: P
 
 
 def test_unknown_demo_model(call: Call, films: Path) -> None:
-    _refused(_extract(call, films, model="demo:late"), "demo:late", "demo:early")
+    _refused(_extract(call, films, model="demo:late"), "no demo model 'demo:late': did you mean 'demo:")
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,21 @@ def test_probes_that_cannot_be_fitted(call: Call, films: Path, tmp_path: Path) -
     _refused(call("analyze", "-q", "--store", "s", "probe"), "rating", "folds")
 
 
+def test_a_query_of_an_analysis_that_was_not_made(call: Call, films: Path) -> None:
+    """The table is empty, as it is for a query of a data set that has no such rows; what to run is said beside it."""
+    assert _extract(call, films, "--label", "rating:number").code == 0
+    empty = call("sql", "--store", "s", "--query", "probe_scores", "--format", "csv")
+    assert empty.code == 0
+    assert empty.out.count("\n") == 1
+    said = "query probe_scores reads results of probe, and the store has none: run `layercache analyze probe` first\n"
+    assert empty.err == said
+    assert call("analyze", "-q", "--store", "s", "probe", "--bootstrap", 0, "--folds", 2).code == 0
+    made = call("sql", "--store", "s", "--query", "probe_scores", "--format", "csv")
+    assert (made.err, made.out.count("\n") > 1) == ("", True)
+    none = call("sql", "--store", "s", "--query", "probe_scores", "--param", "label=other", "--format", "csv")
+    assert (none.err, none.out.count("\n")) == ("", 1)
+
+
 def test_names_that_are_not_there(call: Call, films: Path) -> None:
     assert _extract(call, films, "--limit", 6, "--label", "rating:number").code == 0
     _refused(call("show", "nonsense", "--store", "s"), "nonsense")
@@ -196,7 +211,11 @@ def test_names_that_are_not_there(call: Call, films: Path) -> None:
 
 
 def test_settings_of_how_a_model_is_run(call: Call, films: Path) -> None:
-    _refused(_extract(call, films, "--quantize", "int3"), "extract.quantize", "'int8' or 'nf4'")
+    _refused(
+        _extract(call, films, "--quantize", "int3"),
+        "extract.quantize",
+        "'int3' is not one of int8, nf4; did you mean 'int8'?",
+    )
     _refused(_extract(call, films, "--reference", "-1"), "extract.reference")
     _refused(_extract(call, films, "--attn", "magic"), "extract.attn", "flash_attention_2")
     _refused(_extract(call, films, "--adapter", "./no/such/adapter"), "no/such/adapter", "no such folder")
@@ -248,6 +267,14 @@ def test_the_balance_of_answers_is_told(call: Call) -> None:
     made = call(*arguments, "--answer", "golden_answers", "--json")
     balance = json.loads(made.out)[0]["answers"]
     assert sum(balance.values()) == 6
-    assert f"answers of 6 rows: {balance['correct']} correct" in made.err
+    told = call(*arguments, "--answer", "golden_answers")
+    assert (told.out + told.err).count(f"answers of 6 rows: {balance['correct']} correct") == 1
     assert balance["unlabelled"] == 0
-    assert "6 with no accepted answer to go by" in call(*arguments).err
+    assert "6 with no accepted answer to go by" in call(*arguments).out
+    # Six prompts and, beside them, six samples of prompt and answer.
+    (listed,) = json.loads(call("ls", "--store", "s", "--json").out)
+    assert (listed["samples"], listed["prompts"]) == (6, 6)
+    clean = json.loads(call("show", listed["run"], "--store", "s", "--json").out)["conditions"]["clean"]
+    assert (clean["samples"], clean["prompts answered"]) == (6, 6)
+    tokens = "SELECT count(*) AS n FROM tokens"
+    assert clean["tokens"] == json.loads(call("sql", tokens, "--store", "s", "--format", "json").out)[0]["n"]

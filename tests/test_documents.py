@@ -2,31 +2,43 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from layercache import resources
+from layercache import recipe, resources
 from layercache.cli import COMMANDS, cli
 from layercache.store import sql, views
 
 ROOT = Path(__file__).parents[1]
 
 
-def _reference() -> str:
-    path = ROOT / "docs" / "generate_cli.py"
-    spec = importlib.util.spec_from_file_location("generate_cli", path)
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text: str = module.reference()
-    return text
+    return module
 
 
 def test_the_command_line_reference_is_current() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text() == _reference(), "run: python docs/generate_cli.py"
+    assert (ROOT / "docs" / "cli.md").read_text() == _script("generate_cli").reference(), (
+        "run: python docs/generate_cli.py"
+    )
+
+
+def test_the_table_of_metrics_is_current() -> None:
+    page = _script("generate_metrics").page()
+    assert (ROOT / "docs" / "analyses.md").read_text() == page, "run: python docs/generate_metrics.py"
+
+
+@pytest.mark.parametrize("kind", sorted(recipe.ANALYSES))
+def test_every_analysis_has_a_section(kind: str) -> None:
+    assert f"\n## {kind}: " in (ROOT / "docs" / "analyses.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -69,3 +81,77 @@ def test_the_queries_of_the_page_about_sql_answer() -> None:
     assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if line))) == set(
         views.VIEWS
     )
+
+
+def test_the_queries_of_the_cookbook_answer() -> None:
+    queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "cookbook.md").read_text(), re.DOTALL)
+    assert len(queries) >= 20
+    for query in queries:
+        answer = sql.run_query(ROOT / "store", query)
+        assert answer.num_rows > 1, query
+        empty = [name for name in answer.column_names if answer[name].null_count == answer.num_rows]
+        assert empty == [], query
+
+
+def _commands(text: str) -> list[str]:
+    """List the command lines of code blocks, continued lines and quoted newlines joined, as a shell would read them."""
+    found = []
+    for block in _blocks(text):
+        lines = iter(block)
+        for line in lines:
+            if not re.match(r"(\w+=\S+ )*layercache ", line):
+                continue
+            while line.endswith("\\") or _open(line):
+                line = (line[:-1] + " " if line.endswith("\\") else line + "\n") + next(lines)
+            found.append(line)
+    return found
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """List the lines of every code block that names no language but the shell's."""
+    found: list[list[str]] = []
+    language: str | None = None
+    for line in text.splitlines():
+        if line.startswith("```"):
+            language = None if language is not None else line[3:]
+            found += [[]] if language in {"", "sh"} else []
+        elif language in {"", "sh"}:
+            found[-1].append(line)
+    return found
+
+
+def _open(line: str) -> bool:
+    try:
+        shlex.split(line, comments=True)
+    except ValueError:
+        return True
+    return False
+
+
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/cli.md"])
+def test_every_command_of_a_document_is_one(document: str) -> None:
+    """Options and values are those the command takes; what it then does is tested elsewhere."""
+    for line in _commands((ROOT / document).read_text()):
+        words = shlex.split(line, comments=True)
+        words = words[words.index("layercache") + 1 :]
+        ends = [index for index, word in enumerate(words) if word in {"|", ">", "&&", ";", "&"} or word.startswith(">")]
+        words = words[: ends[0]] if ends else words
+        if words[0].startswith("-"):
+            continue
+        command = cli.get_command(click.Context(cli), words[0])
+        assert command is not None, line
+        try:
+            command.make_context(words[0], words[1:])
+        except click.exceptions.Exit:
+            pass  # --help
+        except click.ClickException as error:
+            raise AssertionError(f"{document}: {line}: {error.format_message()}") from error
+
+
+def test_the_tables_of_recipe_keys_are_current_and_whole() -> None:
+    page = _script("generate_recipes").page()
+    assert (ROOT / "docs" / "recipes.md").read_text() == page, "run: python docs/generate_recipes.py"
+    assert [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []

@@ -51,7 +51,7 @@ bootstrap = 20
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """A recipe on a tiny model and a hundred questions, three a passage."""
+    """A recipe on a tiny model and sixty questions, three a passage."""
     model = make_model("llama", tmp_path / "tiny")
     things = ("ship", "map", "lamp", "moon")
     rows = [
@@ -60,7 +60,7 @@ def study(tmp_path: Path) -> Path:
             "question": f"Is it {things[i % 4]} {i}?",
             "answer": things[i // 3 % 4] == things[i % 4],
         }
-        for i in range(100)
+        for i in range(60)
     ]
     data = tmp_path / "questions.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
@@ -99,8 +99,8 @@ def test_one_command_trains_extracts_analyses_and_reports(study: Path, call: Cal
         if "-r" in str(line["run"]):
             own = next(one for one in lines if str(one["adapter"]) in str(line["run"]))
         assert (line["value"], line["n"]) == (pytest.approx(own["test_accuracy"]), own["test_rows"])
-    again = call("run", study, "--store", "s")
-    assert again.err.count("nothing to do: 0 forward passes") == 3
+    again = call("extract", study, "--store", "s")
+    assert again.out.count("nothing to do: 0 forward passes") == 3
     # A larger grid trains what is new, and an extraction takes what is there.
     more = call("extract", study, "--store", "s", "--set", "finetune.alpha=4,8")
     assert "2 adapters are not trained yet, and left out: run `layercache finetune` first" in more.err

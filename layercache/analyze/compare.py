@@ -9,7 +9,8 @@ and the last. A label that no layer knows (the best score's interval reaches dow
 layers and is left out of this.
 
 `n` of a correlation is the number of layers, which is small: of seven layers, |Spearman| below .79 is within chance at
-5 %. Whether to take the largest or the smallest value is not known beforehand, so the better of the two flatters.
+5 %, were layers independent, which they are not. Its interval says how far it hangs on the prompts that were probed
+(`layer_ranks`). Of a metric that was summarised over samples the mean is taken, and quantiles only when asked for. Whether to take the largest or the smallest value is not known beforehand, so the better of the two flatters.
 
 Row by row, the last layer is held against the best and one run against another (`layers_compared`), and runs with adapters
 against their bases (`adaptation`).
@@ -20,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
-from layercache.analyze import adaptation, layers_compared, select, tables
+from layercache.analyze import adaptation, layer_ranks, layers_compared, select, tables
 from layercache.analyze.metrics import CLASS_METRICS, MAIN, NUMBER_METRICS
 from layercache.analyze.tables import Row
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import CompareSpec
 from layercache.store import numbers
+from layercache.store import scores as sample_scores
 from layercache.store.layout import CLEAN
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
@@ -36,6 +37,8 @@ from layercache.store.results import Outcome
 _SUPERVISED = ("probe", "probe_depth", "compare", "text", "choices", "delta_p")
 """Analyses whose numbers rest on labels, references or interventions."""
 _NOT_METRICS = ("left_out", "target_logprob", "target_rank")
+_QUANTILE = r"_q\d+(\.\d+)?$"
+"""Ends the name of a quantile over samples: `entropy_q10`, `prompt_entropy_q2.5`."""
 _FEWEST = 3
 """Layers a correlation needs at least."""
 
@@ -63,6 +66,8 @@ def compare(store: Store, spec: CompareSpec, progress: Progress) -> Outcome:
     probes, metrics, floors = _probes(by_layer, spec), _metrics(by_layer, spec), _floors(frame)
     unknown = []
     keys = ["run", "data", "label", "site", "pooling"]
+    read = [sample_scores.newest(store.path, "probe", name) for name in ("correct", "error")]
+    each = pl.concat(read).filter(pl.col("group").is_null(), pl.col("layer").is_not_null())
     with progress.task("compare", probes.select(keys).n_unique(), "labels") as bar:
         for values, found in probes.group_by(keys, maintain_order=True):
             key = {**dict(zip(keys, values)), "analysis": "compare", "condition": CLEAN}
@@ -72,7 +77,10 @@ def compare(store: Store, spec: CompareSpec, progress: Progress) -> Outcome:
             rows += _best(key, best, depth, len(scores))
             if (best["value"] if best["low"] is None else best["low"]) > floor:
                 gains = scores.select("layer", "n", value=(pl.col("value") - floor) / (best["value"] - floor))
-                rows += _metric_rows(key, gains, _beside(metrics, key), depth)
+                own = each.filter(*(pl.col(name).eq_missing(pl.lit(key[name])) for name in keys))
+                layers = gains["layer"].to_list()
+                drawn = layer_ranks.resampled(own, layers, best["metric"], spec.bootstrap, spec.seed)
+                rows += _metric_rows(key, gains, _beside(metrics, key), depth, drawn)
             else:
                 unknown.append(f"{key['run']} {key['label']} {key['pooling']}")
             bar.advance()
@@ -106,12 +114,14 @@ def _metrics(frame: pl.DataFrame, spec: CompareSpec) -> pl.DataFrame:
     found = frame.filter(
         ~pl.col("analysis").is_in(_SUPERVISED),
         pl.col("label").is_null(),
-        ~pl.col("metric").is_in(_NOT_METRICS) & ~pl.col("metric").str.starts_with("entropy_q"),
+        ~pl.col("metric").is_in(_NOT_METRICS),
     )
     known = found["metric"].unique().sort().to_list()
     for name in spec.metrics or ():
         if name not in known:
             raise AnalysisError(f"no metric {name!r} by layer in the results: {select.hint(name, known)}")
+    if spec.metrics is None and not spec.with_quantiles:
+        found = found.filter(~pl.col("metric").str.contains(_QUANTILE))
     if spec.metrics is not None:
         found = found.filter(pl.col("metric").is_in(spec.metrics))
     return found.with_columns(name=pl.concat_str("metric", "position", "group", separator=" ", ignore_nulls=True))
@@ -138,11 +148,19 @@ def _best(key: Row, best: dict[str, Any], depth: int, layers: int) -> list[Row]:
     ]
 
 
-def _metric_rows(key: Row, gains: pl.DataFrame, metrics: pl.DataFrame, depth: int) -> Iterator[Row]:
+def _metric_rows(
+    key: Row, gains: pl.DataFrame, metrics: pl.DataFrame, depth: int, drawn: layer_ranks.Floats | None
+) -> Iterator[Row]:
     """Yield how well each metric goes with the probe over the layers, and what its layers are worth.
 
-    `gains` are the layers' shares of the best layer's gain.
+    Args:
+        key: what is probed.
+        gains: the layers' shares of the best layer's gain, by layer.
+        metrics: the metrics' values by layer.
+        depth: the run's last layer.
+        drawn: the layers' scores on every draw of prompts, as `layer_ranks.resampled` gives them.
     """
+    scored = gains["layer"].to_list()
     for rule, layer in (("random layer", None), ("middle layer", round(depth / 2)), ("last layer", depth)):
         yield from _picked({**key, "group": rule}, layer, gains)
     for (name,), own in metrics.group_by("name", maintain_order=True):
@@ -152,8 +170,10 @@ def _metric_rows(key: Row, gains: pl.DataFrame, metrics: pl.DataFrame, depth: in
         if len(both) < _FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
             continue
         at = {**key, "group": name}
-        yield from tables.row(at, "spearman_over_layers", float(stats.spearmanr(a, b).statistic), len(both))
-        yield from tables.row(at, "kendall_over_layers", float(stats.kendalltau(a, b).statistic), len(both))
+        at_layers = [scored.index(layer) for layer in both["layer"].to_list()]
+        found = layer_ranks.correlations(a, b, None if drawn is None else drawn[1:, at_layers])
+        for which, one in found._asdict().items():
+            yield from tables.row(at, f"{which}_over_layers", one.value, len(both), one.low, one.high)
         for end, index in (("max", a.argmax()), ("min", a.argmin())):
             yield from _picked({**key, "group": f"{name} {end}"}, int(both["layer"][int(index)]), gains)
 

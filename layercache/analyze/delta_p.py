@@ -6,7 +6,7 @@ changed pass minus its control on the same samples (`delta_p_effect`). The study
 those that do not, stands beside it with its noise floor (`delta_p_groups`, `delta_p_noise`): the split is on the outcome.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.special import expit
 
+from layercache import engine
 from layercache.analyze import (
     bootstrap,
     calibration,
@@ -28,14 +29,13 @@ from layercache.analyze import (
     metrics,
     tables,
 )
-from layercache.analyze.delta_p_data import Task
+from layercache.analyze.delta_p_data import CORRECT, Task
 from layercache.analyze.delta_p_effect import Logits, effect, key
 from layercache.analyze.metrics import Classes, Weights
 from layercache.analyze.scaling import one_thread_each
 from layercache.analyze.tables import Row
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
-from layercache.progress import Task as Bar
 from layercache.recipe import DeltaPSpec
 from layercache.store.layout import CLEAN
 from layercache.store.reader import Store
@@ -62,24 +62,42 @@ def delta_p(store: Store, spec: DeltaPSpec, progress: Progress) -> Outcome:
     tasks = delta_p_data.read(store, spec, progress)
     if not any(task.changes for task in tasks):
         raise AnalysisError("no changed pass holds the states that the probe reads: extract them under the conditions")
+    for task in tasks if spec.p_true is not None else ():
+        # Read at the end only, but a wrong name is to be said before the fits.
+        delta_p_baselines.asking(store, task.problem.run.model, str(spec.p_true))
     rows: list[Row] = []
     scores: list[pa.Table] = []
-    work = sum(len(task.feature.layers) + _detects(task, spec) * (len(task.feature.layers) + 1) for task in tasks)
-    with one_thread_each() as pool, progress.task("delta_p", work, "fits") as bar:
-        for task in tasks:
-            found = delta_p_probe.logits(store, task, pool, bar)
-            rows += balance(task, spec, progress)
-            rows += probe_rows(task, found, spec, pool)
-            rows += left_out(task, progress)
-            at = anchor_index(task, rows, spec)
-            for change in task.changes:
-                rows += delta_p_effect.unconditioned(task, found, change, spec)
-                rows += delta_p_groups.conditioned(task, found, change, at, spec)
-                rows += delta_p_groups.boundary(task, found, change, at, spec)
-            if _detects(task, spec):
-                rows += _uses(store, task, found, at, spec, pool, bar)
-            scores += sample_scores(task, found, at, spec)
+    further = [_detects(task, spec) * (len(task.feature.layers) + 1) for task in tasks]
+    work = sum(further) + sum(len(task.feature.layers) for task in tasks)
+    with one_thread_each(), progress.task("delta_p", work, "fits") as bar:
+        items = zip(tasks, delta_p_probe.logits(store, tasks, bar))
+        pieces = engine.each(partial(_piece, store, spec), items, what="delta_p")
+        for piece, steps in zip(pieces, further):
+            rows += piece.rows
+            scores += piece.scores
+            piece.say(progress)
+            bar.advance(steps)
     return Outcome(tables.results(rows), tables.joined(scores))
+
+
+def _piece(store: Store, spec: DeltaPSpec, of: tuple[Task, Logits]) -> tables.Piece:
+    """Say what one task's probes do under every change."""
+    (task, found), piece = of, tables.Piece()
+    with one_thread_each() as pool:
+        piece.rows += balance(task, spec, piece.notes)
+        piece.rows += probe_rows(task, found, spec, pool)
+        piece.rows += left_out(task, piece.notes)
+        at = anchor_index(task, piece.rows, spec)
+        for change in task.changes:
+            piece.rows += delta_p_effect.unconditioned(task, found, change, spec)
+            groups = list(delta_p_groups.conditioned(task, found, change, at, spec))
+            note_small(task, change.condition, groups, piece.notes)
+            piece.rows += groups
+            piece.rows += delta_p_groups.boundary(task, found, change, at, spec)
+        if _detects(task, spec):
+            piece.rows += _uses(store, task, found, at, spec, pool)
+        piece.scores += sample_scores(task, found, at, spec)
+    return piece
 
 
 def _detects(task: Task, spec: DeltaPSpec) -> bool:
@@ -98,8 +116,25 @@ def balance(task: Task, spec: DeltaPSpec, progress: Progress) -> list[Row]:
     right = int(given.y.sum())
     unknown = "" if task.about.dont_know is None else f", {int(np.nansum(task.about.dont_know)):,} say they do not know"
     where = f"{given.run.id}, {given.data}, {given.label.name}, {task.feature.pooling}"
-    progress.note(f"{where}: {right:,} of {n:,} answers are right ({right / n:.0%}){unknown}")
+    what = "answers are right" if given.label.name == CORRECT else f"rows have the label {given.label.name} true"
+    progress.note(f"{where}: {right:,} of {n:,} {what} ({right / n:.0%}){unknown}")
     return found
+
+
+def note_small(task: Task, condition: str, rows: Iterable[Row], progress: Progress) -> None:
+    """Say which groups of a change hold so few samples that their averages are little more than single samples."""
+    sizes: dict[str, list[int]] = {}
+    for row in rows:
+        if (row["metric"], row["condition"]) == ("delta_p", condition) and row["group"] in delta_p_groups.GROUPS:
+            sizes.setdefault(row["group"], []).append(row["n"])
+    for group, found in sizes.items():
+        if min(found) < delta_p_groups.FEW:
+            many = f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"
+            where = f"{task.problem.run.id}, {task.problem.data}, {task.feature.pooling}, {condition}"
+            said = group.replace("_", "-")
+            progress.note(
+                f"{where}: only {many} samples are {said}: below {delta_p_groups.FEW} their average says little"
+            )
 
 
 def probe_rows(task: Task, logits: Logits, spec: DeltaPSpec, pool: ThreadPoolExecutor) -> list[Row]:
@@ -180,16 +215,13 @@ def anchor_index(task: Task, rows: list[Row], spec: DeltaPSpec) -> int:
     return max(above, key=lambda index: own[layers[index]], default=len(layers) - 1)
 
 
-def _uses(
-    store: Store, task: Task, logits: Logits, at: int, spec: DeltaPSpec, pool: ThreadPoolExecutor, bar: Bar
-) -> list[Row]:
+def _uses(store: Store, task: Task, logits: Logits, at: int, spec: DeltaPSpec, pool: ThreadPoolExecutor) -> list[Row]:
     """Return how well clean states foretell the groups of the first change, and what that does for detection."""
     change, layers, how = task.changes[0], task.feature.layers, task.problem.folds
     clean = delta_p_probe.read(store, task, layers[at], CLEAN)
     changed = delta_p_probe.read(store, task, layers[at], change.condition)
     fitted = delta_p_detect.fit_folds(clean, changed, task.problem.y, how, pool)
     flipped = delta_p_groups.flips(task, logits, change.condition)[at]
-    bar.advance()
     rows: list[Row] = []
     for layer in layers:
         x = delta_p_probe.read(store, task, layer, CLEAN)
@@ -198,7 +230,6 @@ def _uses(
             # A sample near the threshold flips under anything: what a gate must do better than.
             scores["pathway_margin"] = -np.abs(logits[CLEAN][at])
         rows += delta_p_detect.pathway_rows(task, change.condition, layer, layers[at], scores, flipped, spec)
-        bar.advance()
     given = delta_p_baselines.scores(store, task, spec.p_true)
     return rows + delta_p_detect.detection(task, layers[at], clean, changed, given, spec, pool)
 

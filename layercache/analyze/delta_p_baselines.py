@@ -15,6 +15,7 @@ from layercache import queries
 from layercache.analyze import select
 from layercache.analyze.delta_p_data import Task
 from layercache.errors import AnalysisError
+from layercache.store import captured
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 
@@ -46,24 +47,30 @@ def scores(store: Store, task: Task, p_true: str | None) -> dict[str, Floats]:
 
 def _asking(store: Store, task: Task, data: str) -> tuple[Run, list[str | None]]:
     """Find the run of the same model that has a data set, and its samples of the task's rows."""
-    runs = [run for run in store.runs() if run.model == task.problem.run.model]
+    run = asking(store, task.problem.run.model, data)
+    rows = store.rows(run, data).select("row", "sample_id")
+    own = pl.DataFrame({"row": task.problem.rows}).join(rows, on="row", how="left", maintain_order="left")
+    return run, own["sample_id"].to_list()
+
+
+def asking(store: Store, model: str, data: str) -> Run:
+    """Return the first run of a model that has the data set in which P(true) is asked for.
+
+    Raises:
+        AnalysisError: none has.
+    """
+    runs = [run for run in store.runs() if run.model == model]
     having = [run for run in runs if any(info.name == data for info in store.data(run))]
     if not having:
         known = sorted({info.name for run in runs for info in store.data(run)})
-        raise AnalysisError(
-            f"p_true: no run of {task.problem.run.model} has data set {data!r}: {select.hint(data, known)}"
-        )
-    rows = store.rows(having[0], data).select("row", "sample_id")
-    own = pl.DataFrame({"row": task.problem.rows}).join(rows, on="row", how="left", maintain_order="left")
-    return having[0], own["sample_id"].to_list()
+        raise AnalysisError(f"p_true: no run of {model} has data set {data!r}: {select.hint(data, known)}")
+    return having[0]
 
 
 def _read(store: Store, query: str, run: Run) -> pl.DataFrame:
     """Run a query on the final layer of a run."""
     values = {"run": run.id, "layer": run.final_layer}
-    frame = pl.from_arrow(store.sql(queries.load_query(query).sql, values))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return captured.frame(store, queries.load_query(query).sql, **values)
 
 
 def _p_true(lines: pl.DataFrame) -> dict[str, float]:

@@ -118,7 +118,7 @@ def _tasks(
 ) -> Iterator[Task]:
     """Yield the tasks of one label of one data set, a feature each."""
     where = f"{run.id}, {info.name}, {label.name}"
-    _check_classes(where, values["number"].to_numpy(), spec.min_class)
+    _check_classes(where, label, values["number"].to_numpy(), spec.min_class)
     probe = probe_spec(spec)
     frame = problem.with_prompts(store, run, info, rows, probe)
     given, said = problem.build(run, info, label, frame, values, len(rows), probe)
@@ -130,22 +130,23 @@ def _tasks(
             progress.note(f"{where}, {feature.pooling}: no row has clean states at every layer, left out")
             continue
         own = given.take(have)
-        _check_classes(f"{where}, {feature.pooling}", own.y, spec.min_class)
+        _check_classes(f"{where}, {feature.pooling}", label, own.y, spec.min_class)
         used = _usable(store, run, feature, paired, where, progress)
         names = {name for one in used for name in one if name is not None}
         found = {name: states.present(store, run, own.sample_ids, feature, name) for name in sorted(names)}
         yield Task(own, feature, _about(rows, values, own, info, spec), used, found)
 
 
-def _check_classes(where: str, y: npt.NDArray[Any], least: int) -> None:
+def _check_classes(where: str, label: Label, y: npt.NDArray[Any], least: int) -> None:
     """Refuse answers that are all right or all wrong, or too few of one sort."""
     right, wrong = int((y == 1).sum()), int((y == 0).sum())
+    words, what = (("right", "wrong"), "answers") if label.name == CORRECT else (("true", "false"), "rows")
     if not right or not wrong:
-        said = "right" if right else "wrong"
-        raise AnalysisError(f"{where}: all {right + wrong} answers are {said}, so there is nothing to tell apart")
+        said = words[0] if right else words[1]
+        raise AnalysisError(f"{where}: all {right + wrong} {what} are {said}, so there is nothing to tell apart")
     if min(right, wrong) < least:
         raise AnalysisError(
-            f"{where}: {right} right and {wrong} wrong answers are too few for a probe, {least} of each are needed"
+            f"{where}: {right} {words[0]} and {wrong} {words[1]} {what} are too few for a probe, {least} of each are needed"
             " (min_class)"
         )
 

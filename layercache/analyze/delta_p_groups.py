@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 
 QUESTION, ANSWER, NOISE = "question_anchored", "answer_anchored", "noise"
 GROUPS = (QUESTION, ANSWER)
+FEW = 30
+"""Samples below which a group is said to be small."""
 NOISE_GROUPS = (NOISE, f"{NOISE}_{QUESTION}", f"{NOISE}_{ANSWER}")
 
 
@@ -119,13 +121,15 @@ def boundary(task: Task, logits: Logits, change: Change, at: int, spec: DeltaPSp
     """Yield what is known of the groups' answers: accuracy, don't-know rate, mean ln(1 + popularity).
 
     For a change that is grouped by its own flips, and its control; the difference between the groups, as a metric that
-    ends in `_minus_answer_anchored`, with its interval.
+    ends in `_minus_answer_anchored`, with its interval. The noise groups are those that label-blind noise makes at the layer
+    of the groups, with the interval of its draws: samples near the threshold flip first, whatever flips them.
     """
     for condition, anchor in grouped(change):
         rows = compared(task, change) & task.have[condition]
         if anchor != condition or not rows.any():
             continue
         flipped = flips(task, logits, condition)[at]
+        drawn = delta_p_noise.flips(logits[CLEAN][at], flipped, rows, spec.noise, spec.seed)
         for metric, values in about(task).items():
             known = rows & ~np.isnan(values)
             if not known.any():
@@ -139,6 +143,19 @@ def boundary(task: Task, logits: Logits, change: Change, at: int, spec: DeltaPSp
                 yield from row(place, metric, one, int(member.sum()))
             place = key(task, condition=condition, layer=layer, group=QUESTION, other_layer=layer)
             yield from row(place, f"{metric}_minus_{ANSWER}", minus(estimates[1], estimates[2]), int(known.sum()))
+            place = key(task, condition=condition, layer=layer, other_layer=layer)
+            yield from _boundary_of_noise(place, metric, values[known], drawn[:, known])
+
+
+def _boundary_of_noise(place: Row, metric: str, values: Floats, drawn: npt.NDArray[np.bool_]) -> Iterator[Row]:
+    """Yield the averages of values [n] over the groups of every draw of noise [draws, n], and their difference."""
+    sizes = np.array([drawn.sum(axis=1), (~drawn).sum(axis=1)], np.float64)
+    sums = np.array([np.where(part, values, 0.0).sum(axis=1) for part in (drawn, ~drawn)])
+    means = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0)
+    for group, mean, size in zip(NOISE_GROUPS[1:], means, sizes):
+        yield from over_draws({**place, "group": group}, metric, mean, size)
+    difference = {**place, "group": NOISE_GROUPS[1]}
+    yield from over_draws(difference, f"{metric}_minus_{ANSWER}", means[0] - means[1], sizes.sum(axis=0))
 
 
 def about(task: Task) -> dict[str, Floats]:

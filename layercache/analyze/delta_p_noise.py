@@ -102,6 +102,21 @@ def floors(own: Change, anchor: Change | None, at: int | None, draws: int, seed:
         yield _floor(found.delta_p, found.flip, fixed)
 
 
+def flips(clean: Floats, flipped: Floats, rows: npt.NDArray[np.bool_], draws: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Draw which samples noise flips that flips as many as a condition does, at one layer: bool [draws, n].
+
+    Args:
+        clean: log-odds of all samples [n].
+        flipped: which of them the condition flips [n], 0 or 1, NaN where that is not known.
+        rows: those that are looked at [n]; the others are not flipped.
+        draws, seed: as in `floors`.
+    """
+    found = np.zeros((draws, len(clean)), np.bool_)
+    first = np.random.default_rng(seed).standard_normal((draws, int(rows.sum())))
+    found[:, rows] = _flips(clean[rows], scale(clean[rows], float(flipped[rows].mean())) * first)
+    return found
+
+
 def _flips(clean: Floats, noise: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray((clean > 0) != (clean + noise > 0))
 

@@ -5,15 +5,19 @@ then reads the held-out samples' clean and changed states: no sample is ever sco
 its group, under any condition.
 """
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from layercache import engine
 from layercache.analyze import logistic, states
 from layercache.analyze.delta_p_data import Task
 from layercache.analyze.folds import training
-from layercache.analyze.scaling import Linear, in_order
+from layercache.analyze.scaling import Linear, in_order, one_thread_each
 from layercache.progress import Task as Bar
 from layercache.store.layout import CLEAN
 from layercache.store.reader import Store
@@ -23,18 +27,29 @@ States = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 
-def logits(store: Store, task: Task, pool: ThreadPoolExecutor, bar: Bar) -> dict[str, Floats]:
-    """Return, by condition, the log-odds of a right answer, float64 [layers, n].
+def logits(store: Store, tasks: Sequence[Task], bar: Bar) -> Iterator[dict[str, Floats]]:
+    """Yield, for each task, the log-odds of a right answer by condition, float64 [layers, n].
 
     NaN where a row is not held out in any fold, or has no state under the condition.
     """
-    found = {name: np.full((len(task.feature.layers), len(task.problem.rows)), np.nan) for name in (CLEAN, *task.have)}
-    for index, layer in enumerate(task.feature.layers):
+    # The prompts' texts need not be shipped.
+    plain = [task._replace(problem=replace(task.problem, texts=[])) for task in tasks]
+    places = ((number, layer) for number, task in enumerate(tasks) for layer in task.feature.layers)
+    fitted = engine.each(partial(_layer, store, plain), places, what="delta_p")
+    for task in tasks:
+        layers = []
+        for _ in task.feature.layers:
+            layers.append(next(fitted))
+            bar.advance()
+        yield {name: np.stack([layer[name] for layer in layers]) for name in (CLEAN, *task.have)}
+
+
+def _layer(store: Store, tasks: Sequence[Task], place: tuple[int, int]) -> dict[str, Floats]:
+    """Fit the probe of one layer, given the number of a task and the layer; return its log-odds by condition [n]."""
+    task, layer = tasks[place[0]], place[1]
+    with one_thread_each() as pool:
         models = fold_models(read(store, task, layer, CLEAN), task, pool)
-        for name, rows in found.items():
-            rows[index] = held_out(models, read(store, task, layer, name), task)
-        bar.advance()
-    return found
+    return {name: held_out(models, read(store, task, layer, name), task) for name in (CLEAN, *task.have)}
 
 
 def fold_models(x: States, task: Task, pool: ThreadPoolExecutor) -> list[Linear]:

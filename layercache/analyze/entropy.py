@@ -7,7 +7,7 @@ Neyshabur 2021, "Deep Learning Through the Lens of Example Difficulty", with the
 neighbours). Intervals are bootstrapped over samples.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from layercache import outputs
+from layercache import engine, outputs
 from layercache.analyze import bootstrap, select, tables
 from layercache.analyze.bootstrap import Resamples
 from layercache.analyze.metrics import Floats, Weights, weighted_mean, weighted_quantile
@@ -26,16 +26,12 @@ from layercache.analyze.tables import Row
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import EntropySpec
+from layercache.store import captured
 from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
 
-_LENS = """
-select sample_id, layer, entropy, kl_to_final, js_to_final, agrees_with_final, target_logprob, target_rank
-from lens
-where run = $run and condition = 'clean' and position_name = $position
-order by sample_id, layer, output
-"""
+_COLUMNS = ("entropy", "kl_to_final", "js_to_final", "agrees_with_final", "target_logprob", "target_rank")
 
 Statistic = Callable[[Floats, Weights], Floats]
 
@@ -69,15 +65,26 @@ def entropy(store: Store, spec: EntropySpec, progress: Progress) -> Outcome:
             progress.note(f"{run.id}: no logit lens stored, left out (`layercache extract --lens last` adds it)")
     rows: list[Row] = []
     scores: list[pa.Table] = []
-    with one_thread_each() as pool, progress.task("entropy", len(places), "positions") as bar:
-        for run, position in places:
-            lens = _read(store, run, position)
-            for _, info in (pair for pair in pairs if pair[0].id == run.id):
-                found = _summarise(store, lens, info, spec, progress, pool)
-                rows += found[0]
-                scores.append(found[1])
+    with one_thread_each(), progress.task("entropy", len(places), "positions") as bar:
+        for found in engine.each(partial(_place, store, pairs, spec), places, what="entropy"):
+            rows += found.rows
+            scores += found.scores
+            found.say(progress)
             bar.advance()
     return Outcome(tables.results(rows), tables.joined(scores))
+
+
+def _place(
+    store: Store, pairs: Sequence[tuple[Run, RowsInfo]], spec: EntropySpec, place: tuple[Run, str]
+) -> tables.Piece:
+    """Summarise the lens at one position of a run, for every data set."""
+    found, lens = tables.Piece(), _read(store, *place)
+    with one_thread_each() as pool:
+        for _, info in (pair for pair in pairs if pair[0].id == lens.run.id):
+            rows, scores = _summarise(store, lens, info, spec, found.notes, pool)
+            found.rows += rows
+            found.scores.append(scores)
+    return found
 
 
 def _positions(store: Store, run: Run, spec: EntropySpec) -> list[str]:
@@ -100,10 +107,8 @@ def _positions(store: Store, run: Run, spec: EntropySpec) -> list[str]:
 
 
 def _read(store: Store, run: Run, position: str) -> _Lens:
-    """Read a position's lens; where it is stored with several numbers of top tokens, any one will do."""
-    frame = pl.from_arrow(store.sql(_LENS, {"run": run.id, "position": position}))
-    assert isinstance(frame, pl.DataFrame)
-    frame = frame.unique(["sample_id", "layer"], keep="first", maintain_order=True)
+    """Read a position's lens."""
+    frame = captured.lens(store, run, position, _COLUMNS)
     layers = sorted(
         {layer for lens in store.lens_outputs(run) if lens.position_name == position for layer in lens.layers}
     )

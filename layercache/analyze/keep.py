@@ -18,6 +18,7 @@ from layercache.analyze.fitting import Fitted
 from layercache.analyze.problem import Problem
 from layercache.analyze.scaling import Linear
 from layercache.errors import AnalysisError
+from layercache.store.files import on_disk
 
 FORMAT = 1
 
@@ -76,7 +77,7 @@ def load(path: Path) -> Kept:
     """
     try:
         info = json.loads(path.with_name(path.name.removesuffix(".safetensors") + ".json").read_bytes())
-        tensors = load_file(path)
+        tensors = load_file(on_disk(path))
         if info["format"] > FORMAT:
             raise AnalysisError(f"{path} is in probe format {info['format']}: install a newer layercache")
         models = {

@@ -1,7 +1,12 @@
-"""Logistic regression with an L2 penalty, binary and multinomial: scikit-learn's, cross-validated on given folds.
+"""Logistic regression with an L2 penalty, binary and multinomial: scikit-learn's own, cross-validated on given folds.
 
-With fewer rows than columns the columns are first rotated onto the rows' span by an exact thin QR, which
-changes no prediction and leaves less to fit.
+What is ours is how folds share their sums and how C is chosen, not the fit. `benchmarks/probe.py` holds it against plain
+StandardScaler and LogisticRegression in the same folds: at 4,000 rows and width 2,048 it takes 1.3 times theirs, all of it for
+fitting in float64 to a tolerance of 1e-5, which leaves probabilities within 4e-4 of the optimum where theirs, at the default
+tolerance, are within 6e-3; at width 384 it takes as long.
+
+With far fewer rows than columns the columns are first rotated onto the rows' span by an exact thin QR, which changes no
+prediction and leaves less to fit: 2.2 times faster at 300 rows and width 4,096, slower from about a fifth as many rows on.
 
 C is chosen inside the fitted part from PENALTIES by log loss on a held-back fifth of it: from the
 strongest on, stopping at the first that does no better.
@@ -9,7 +14,7 @@ strongest on, stopping at the first that does no better.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +35,13 @@ from layercache.analyze.scaling import (
     standardise,
 )
 
+T = TypeVar("T")
+
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C tried on standardised columns, the strongest penalty first."""
 _STEPS = 2000
+_ROTATED = 10
+"""Columns for each row from which on a rotation pays."""
 _ROUGH = 1e-3
 """Tolerance while C is chosen: far below what tells two of its values apart."""
 _NEVER = -1e4
@@ -47,7 +56,7 @@ class CrossValidated(NamedTuple):
 
 
 class Design(NamedTuple):
-    """Standardised rows in the coordinates that are fitted: z [n, r]; `basis` [d, r] leads back, None for r = d."""
+    """Standardised rows in the coordinates that are fitted: z [n, r]; `basis` [d, r] leads back, None where r = d."""
 
     z: Floats
     basis: Floats | None
@@ -71,20 +80,15 @@ def cross_validate(
         inner: parts of the rows [n], one of which is held back inside a fold to choose C.
         pool: threads to spread folds over.
     """
-    wide, _ = centre(x)
-    sums = blocks(wide, assignment, gram=False, pool=pool)
 
-    def one(fold: int) -> list[tuple[Floats, float]]:
-        fitted = assignment != fold
-        how = scaling(sums, fold)
-        design = _design(wide[fitted], how)
-        held, back = standardise(wide[~fitted], how), held_back(inner[fitted])
-        return [_held_out(design, y[fitted, t], back, classes, held) for t in range(y.shape[1])]
+    def held_out(fold: _Fold) -> list[tuple[Floats, float]]:
+        held = standardise(fold.held, fold.how)
+        return [(probabilities(held @ weights[:-1] + weights[-1]), penalty) for weights, penalty in fold.found]
 
-    count = int(assignment.max()) + 1
+    folds = _over_folds(x, y, classes, assignment, inner, pool, held_out)
     probability = np.full((y.shape[1], len(y), classes), np.nan)
-    penalty = np.zeros((count, y.shape[1]))
-    for fold, targets in enumerate(in_order(pool, one, count)):
+    penalty = np.zeros((len(folds), y.shape[1]))
+    for fold, targets in enumerate(folds):
         for t, (predicted, chosen) in enumerate(targets):
             probability[t, assignment == fold] = predicted
             penalty[fold, t] = chosen
@@ -100,15 +104,41 @@ def fold_models(
     pool: ThreadPoolExecutor | None = None,
 ) -> list[list[Linear]]:
     """Return the models that `cross_validate` predicts with, by fold and target; arguments are as there."""
+
+    def models(fold: _Fold) -> list[Linear]:
+        return [Linear(weights[:-1].T, weights[-1], fold.middle, fold.how.scale) for weights, _ in fold.found]
+
+    return _over_folds(x, y, classes, assignment, inner, pool, models)
+
+
+class _Fold(NamedTuple):
+    """One fold: the rows it holds out [m, d], their scaling, the mean of x there, and weights and C of every target."""
+
+    held: Floats
+    how: Scaling
+    middle: Floats
+    found: list[tuple[Floats, float]]
+
+
+def _over_folds(
+    x: npt.NDArray[np.floating],
+    y: Ints,
+    classes: int,
+    assignment: Ints,
+    inner: Ints,
+    pool: ThreadPoolExecutor | None,
+    use: Callable[[_Fold], T],
+) -> list[T]:
+    """Fit every target in every fold, and return what `use` makes of each."""
     wide, middle = centre(x)
     sums = blocks(wide, assignment, gram=False, pool=pool)
 
-    def one(fold: int) -> list[Linear]:
+    def one(fold: int) -> T:
         fitted = assignment != fold
         how = scaling(sums, fold)
         design, back = _design(wide[fitted], how), held_back(inner[fitted])
-        found = (_weights(design, y[fitted, t], back, classes)[0] for t in range(y.shape[1]))
-        return [Linear(weights[:-1].T, weights[-1], how.mean + middle, how.scale) for weights in found]
+        found = [_weights(design, y[fitted, t], back, classes) for t in range(y.shape[1])]
+        return use(_Fold(wide[~fitted], how, how.mean + middle, found))
 
     return in_order(pool, one, int(assignment.max()) + 1)
 
@@ -202,16 +232,10 @@ def log_loss(scores: Floats, y: Ints) -> float:
 
 def _design(fitted: Floats, how: Scaling) -> Design:
     z = standardise(fitted, how)
-    if len(z) >= z.shape[1]:
+    if _ROTATED * len(z) > z.shape[1]:
         return Design(z, None)
     basis, rotated = np.linalg.qr(z.T)
     return Design(np.ascontiguousarray(rotated.T), basis)
-
-
-def _held_out(design: Design, y: Ints, back: npt.NDArray[np.bool_], classes: int, held: Floats) -> tuple[Floats, float]:
-    """Fit inside a fold and predict the held-out rows [m, d]: their probabilities, and the C chosen."""
-    weights, penalty = _weights(design, y, back, classes)
-    return probabilities(held @ weights[:-1] + weights[-1]), penalty
 
 
 def _weights(design: Design, y: Ints, back: npt.NDArray[np.bool_], classes: int) -> tuple[Floats, float]:

@@ -36,7 +36,7 @@ METRICS: dict[str, str] = {
     "prediction": "sample score: held-out prediction of a number",
     "error": "sample score: held-out prediction minus truth",
     "predicted": "sample score: most probable class (text) and its held-out probability (value)",
-    "correct": "sample score: 1 where the most probable class is the true one, else 0; of delta_p 1 where the answer is right",
+    "correct": "sample score: 1 where the most probable class is the true one (text), else 0; of delta_p 1 where the answer is right",
     "choice_ece": "expected calibration error of the preferred answer's probability among the choices, 15 bins of equal width",
     "choice_brier": "mean over rows of the sum over choices of (probability among the choices - right)², 0 to 2",
     "choice_mass": "mean probability that the layer's lens gives to all choices together",
@@ -143,12 +143,28 @@ METRICS: dict[str, str] = {
     "best_layer": "the layer with the best value of the probe's metric that `group` names, 0 = embedding",
     "best_depth": "the same as a share of the run's depth: 0 = embedding, 1 = after the last block",
     "best_score": "the value there",
-    "spearman_over_layers": "Spearman's rank correlation over layers of the metric that `group` names and the probe's",
-    "kendall_over_layers": "Kendall's tau-b over layers of the metric that `group` names and the probe's",
+    "spearman_over_layers": "Spearman's rank correlation over layers of the metric that `group` names and the probe's score; n counts"
+    " layers, the interval is of the score for other prompts, the metric's values and the layers as they are",
+    "kendall_over_layers": "Kendall's tau-b of the same, its interval likewise",
     "picked_layer": "the layer that the rule in `group` picks without labels (`prompt_entropy min`, `last layer`)",
     "picked_share": "what that layer's probe gains over majority or mean, as a share of the best layer's gain",
 }
 """Every metric that an analysis writes, and what it means."""
+
+WHOLE = frozenset(
+    [
+        "best_layer",
+        "peak_layer",
+        "converging_layer",
+        "picked_layer",
+        "left_out",
+        "only_right",
+        "only_base_right",
+        "views",
+        "dataset_copies",
+    ]
+)
+"""Metrics whose values are layers or counts."""
 
 MAIN = {"number": "r2", "category": "balanced_accuracy", "boolean": "balanced_accuracy"}
 """The metric by which layers are compared, for each kind of label."""

@@ -1,7 +1,7 @@
 """One label on the states of one feature, as `probe_depth` looks into it: what is fitted, and what has been found."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,6 +12,15 @@ from layercache.analyze.metrics import MAIN
 from layercache.analyze.problem import Problem
 from layercache.analyze.tables import Row
 from layercache.store.layout import Feature
+
+
+class Found(NamedTuple):
+    """What was found of a part: the folds' models and the main metric's estimate by layer, rows, sample scores."""
+
+    models: dict[int, crossfit.Models]
+    main: dict[int, Estimate]
+    rows: list[Row]
+    scores: list[pa.Table]
 
 
 @dataclass
@@ -34,6 +43,22 @@ class Part:
     def metric(self) -> str:
         """The metric by which layers are compared."""
         return MAIN[self.given.label.kind]
+
+    def blank(self) -> "Part":
+        """Return the same without what was found, and without the prompts, which states are not fitted with."""
+        return Part(replace(self.given, texts=[]), self.feature, self.targets, self.resamples)
+
+    @property
+    def found(self) -> Found:
+        """What was found."""
+        return Found(self.models, self.main, self.rows, self.scores)
+
+    def take(self, found: Found) -> None:
+        """Add what was found elsewhere."""
+        self.models |= found.models
+        self.main |= found.main
+        self.rows += found.rows
+        self.scores += found.scores
 
     def key(self, **further: Any) -> Row:
         """Return the columns that say what a number is of."""

@@ -4,6 +4,8 @@ from typing import Any
 
 import polars as pl
 
+from layercache.analyze.metrics import WHOLE
+
 ACROSS = 4
 """Columns beside each other in one table; more go into a table below."""
 
@@ -14,10 +16,12 @@ def of(frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
 
 
 def cell(found: pl.DataFrame, interval: bool = True) -> str:
-    """Write the one value found, with its interval where it has one that is wanted."""
+    """Write the one value found, with its interval where it has one that is wanted; layers and counts as whole numbers."""
     if found.is_empty():
         return "-"
     value, low, high = found.row(0, named=True)["value"], found["low"][0], found["high"][0]
+    if found["metric"][0] in WHOLE:
+        return f"{value:,.0f}"
     return number(value) + ("" if low is None or not interval else f" [{number(low)}, {number(high)}]")
 
 

@@ -9,15 +9,17 @@ other.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from layercache import engine
 from layercache.analyze import problem, scorecard, select, states, tables
-from layercache.analyze.fitting import Fitted, fit_layer
+from layercache.analyze.bootstrap import Resamples
 from layercache.analyze.problem import Problem
 from layercache.analyze.scaling import one_thread_each
-from layercache.analyze.scorecard import Scorecard
+from layercache.analyze.scorecard import Probed, Scorecard
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import ProbeSpec, ProbingSpec
@@ -41,54 +43,99 @@ def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
     """
     problems = problem.problems(store, spec, progress)
     card = Scorecard()
-    found = [task for run in runs(problems) for task in tasks(store, run, problems, spec, progress)]
+    found = tasks(store, problems, spec, progress)
+    groups = list(by_feature(found))
     total = len(problems) + sum(len(task.feature.layers) for task in found)
-    with one_thread_each() as pool, progress.task("probe", total, "fits") as bar:
-        for given in problems:
-            scorecard.add_baselines(card, given, spec, pool)
+    with one_thread_each(), progress.task("probe", total, "fits") as bar:
+        places = [(number, layer) for number, (_, feature, _) in enumerate(groups) for layer in feature.layers]
+        probes = engine.each(_Fits(store, spec, without_texts(groups)), places, what="probe")
+        for given, texts in zip(problems, scorecard.text_scores(problems)):
+            scorecard.add_baselines(card, given, texts, spec)
             bar.advance()
-        for run, feature, group in by_feature(found):
-            fitted: list[list[Fitted]] = [[] for _ in group]
-            for layer in feature.layers:
-                read = states.finite(store, run, feature, layer)
-                for task, layers in zip(group, fitted):
-                    x = read.values[np.searchsorted(read.sample_ids, task.problem.sample_ids)]
-                    layers.append(fit_layer(x, task.problem, layer, spec.keep, pool))
-                    bar.advance()
-            for task, layers in zip(group, fitted):
-                scorecard.add_probes(card, task.problem, feature, layers, spec, pool)
+        for _, feature, group in groups:
+            by_layer = []
+            for _ in feature.layers:
+                by_layer.append(next(probes))
+                bar.advance(len(group))
+            for number, task in enumerate(group):
+                scorecard.add_probes(card, task.problem, feature, [layer[number] for layer in by_layer], spec)
     return Outcome(tables.results(card.rows), tables.joined(card.scores), card.files)
 
 
-def runs(problems: Sequence[Problem]) -> list[Run]:
-    """List the runs of problems, each once."""
-    return list({given.run.id: given.run for given in problems}.values())
+@dataclass
+class _Fits:
+    """Fits the probes of all labels on one layer, given the number of a group and the layer."""
+
+    store: Store
+    spec: ProbeSpec
+    groups: "list[Group]"
+    drawn: dict[int, list[Resamples]] = field(default_factory=dict)
+    """Of the group that was last."""
+
+    def __call__(self, place: tuple[int, int]) -> list[Probed]:
+        number, layer = place
+        run, feature, group = self.groups[number]
+        if number not in self.drawn:
+            self.drawn = {number: [scorecard.resamples(task.problem, self.spec) for task in group]}
+        read = states.finite(self.store, run, feature, layer)
+        found = []
+        with one_thread_each() as pool:
+            for task, drawn in zip(group, self.drawn[number]):
+                x = read.values[np.searchsorted(read.sample_ids, task.problem.sample_ids)]
+                found.append(scorecard.probe_layer(x, task.problem, layer, self.spec, drawn, pool))
+        return found
 
 
-def tasks(store: Store, run: Run, problems: Sequence[Problem], spec: ProbingSpec, progress: Progress) -> Iterator[Task]:
-    """Pair a run's problems with its features, leaving out rows without a state at every layer asked for.
+def tasks(store: Store, problems: Sequence[Problem], spec: ProbingSpec, progress: Progress) -> list[Task]:
+    """Pair problems with the features of their runs, leaving out rows without a state at every layer asked for.
+
+    A label that too few rows are left of is left out with a note, where it was not named and another one can be probed.
 
     Raises:
-        AnalysisError: no row has them.
+        AnalysisError: no row has them, or too few of a label that was named or of all there are.
     """
-    for given in (one for one in problems if one.run.id == run.id):
-        where = f"{run.id}, {given.data}, label {given.label.name!r}"
+    found: list[Task] = []
+    refused: dict[str, AnalysisError] = {}
+    for given in problems:
+        where = f"{given.run.id}, {given.data}, label {given.label.name!r}"
         taken = 0
-        for feature in select.features(store, run, spec):
-            have = states.present(store, run, given.sample_ids, feature)
+        for feature in select.features(store, given.run, spec):
+            have = states.present(store, given.run, given.sample_ids, feature)
             if not have.any():
                 progress.note(f"{where}, {feature.pooling}: no row has states at every layer, nothing to probe")
+                continue
+            taken += 1
+            try:
+                found.append(Task(given.take(have), feature))
+            except AnalysisError as error:
+                refused[problem.refusal(AnalysisError(f"{where}, {feature.pooling}: {error}"), spec)] = error
                 continue
             if not have.all():
                 gone = f"{(~have).sum():,} of {len(have):,} rows left out, without a state at every layer"
                 progress.note(f"{where}, {feature.pooling}: {gone}")
-            taken += 1
-            yield Task(given.take(have), feature)
         if not taken:
             raise AnalysisError(f"{where}: no row has states at every layer asked for; run `layercache extract` first")
+    if not found:
+        for first in refused.values():
+            raise first
+    for note in refused:
+        progress.note(note)
+    return found
 
 
-def by_feature(tasks: Sequence[Task]) -> Iterator[tuple[Run, Feature, list[Task]]]:
+Group = tuple[Run, Feature, list[Task]]
+"""The labels that are probed on the states of one feature of a run."""
+
+
+def without_texts(groups: Sequence[Group]) -> list[Group]:
+    """Leave out the prompts, which states are not fitted with: they need not be shipped."""
+    return [
+        (run, feature, [task._replace(problem=replace(task.problem, texts=[])) for task in group])
+        for run, feature, group in groups
+    ]
+
+
+def by_feature(tasks: Sequence[Task]) -> Iterator[Group]:
     """Group tasks by run and feature, so that a layer's states are read once for all labels."""
     groups: dict[tuple[str, str, str], list[Task]] = {}
     for task in tasks:

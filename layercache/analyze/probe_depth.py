@@ -13,15 +13,18 @@ but for a factor (Xu et al. 2020, proposition 1), and R² is what the score is.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from layercache import engine
 from layercache.analyze import bootstrap, control, crossfit, information, problem, states, tables, transfer
 from layercache.analyze.metrics import estimated, weighted_mean
-from layercache.analyze.part import Part
-from layercache.analyze.probe import Task, by_feature, runs, tasks
+from layercache.analyze.part import Found, Part
+from layercache.analyze.probe import Task, by_feature, tasks
 from layercache.analyze.scaling import one_thread_each
 from layercache.progress import Progress
 from layercache.recipe import ProbeDepthSpec
@@ -39,25 +42,29 @@ def probe_depth(store: Store, spec: ProbeDepthSpec, progress: Progress) -> Outco
             transferred, when that is asked for.
     """
     problems = problem.problems(store, spec, progress)
-    found = [task for run in runs(problems) for task in tasks(store, run, problems, spec, progress)]
+    found = tasks(store, problems, spec, progress)
     parts = [_part(store, task, spec) for task in found]
     pairs = transfer.pairs(parts, progress) if "transfer_runs" in spec.measures else []
-    total = sum(len(part.feature.layers) for part in parts) * (
-        1 + bool({"transfer", "transfer_runs"} & {*spec.measures})
-    )
-    with one_thread_each() as pool, progress.task("probe_depth", total, "fits") as bar:
-        for part, layer, x in _each_layer(store, found, parts):
-            _fit(part, layer, x, spec, pool)
-            bar.advance()
-        for part in parts:
-            if "depth" in spec.measures:
+    transferred = bool({"transfer", "transfer_runs"} & {*spec.measures})
+    places = _places(found)
+    total = sum(len(place.parts) for place in places) * (1 + transferred)
+    with one_thread_each(), progress.task("probe_depth", total, "fits") as bar:
+        fit = partial(_fit_place, store, spec, [part.blank() for part in parts])
+        for place, looked_at in zip(places, engine.each(fit, places, what="probe_depth")):
+            for number, one in zip(place.parts, looked_at):
+                parts[number].take(one)
+            bar.advance(len(place.parts))
+        if "depth" in spec.measures:
+            for part in parts:
                 _concept_depth(part, spec)
-        if total > sum(len(part.feature.layers) for part in parts):
-            for part, layer, x in _each_layer(store, found, parts):
-                sources = [part] if "transfer" in spec.measures else []
-                sources += [source for source, target in pairs if target is part]
-                transfer.add(part, layer, x, sources, spec.rescale, pool)
-                bar.advance()
+        if transferred:
+            known = [replace(part.blank(), models=part.models) for part in parts]
+            at = [(_index(parts, source), _index(parts, target)) for source, target in pairs]
+            transferred_to = partial(_transfer_place, store, spec, known, at)
+            for place, added in zip(places, engine.each(transferred_to, places, what="probe_depth, transfer")):
+                for number, more in added:
+                    parts[number].rows += more
+                bar.advance(len(place.parts))
     rows = [row for part in parts for row in part.rows]
     return Outcome(tables.results(rows), tables.joined([table for part in parts for table in part.scores]))
 
@@ -74,17 +81,57 @@ def _part(store: Store, task: Task, spec: ProbeDepthSpec) -> Part:
     return Part(given, task.feature, targets, resamples)
 
 
-def _each_layer(
-    store: Store, found: Sequence[Task], parts: Sequence[Part]
-) -> Iterator[tuple[Part, int, crossfit.States]]:
-    """Read every layer's states once for all labels: parts with a layer and their rows' states [n, d]."""
-    of_task = {id(task): part for task, part in zip(found, parts, strict=True)}
-    for run, feature, group in by_feature(found):
-        for layer in feature.layers:
-            matrix = states.finite(store, run, feature, layer)
-            for task in group:
-                at = np.searchsorted(matrix.sample_ids, task.problem.sample_ids)
-                yield of_task[id(task)], layer, matrix.values[at]
+class _Place(NamedTuple):
+    """A layer, and the numbers of the parts that are looked at there: its states are read once for all labels."""
+
+    parts: list[int]
+    layer: int
+
+
+def _places(found: Sequence[Task]) -> list[_Place]:
+    number = {id(task): at for at, task in enumerate(found)}
+    return [
+        _Place([number[id(task)] for task in group], layer)
+        for _, feature, group in by_feature(found)
+        for layer in feature.layers
+    ]
+
+
+def _index(parts: Sequence[Part], one: Part) -> int:
+    return next(at for at, part in enumerate(parts) if part is one)
+
+
+def _read(store: Store, parts: Sequence[Part], place: _Place) -> Iterator[crossfit.States]:
+    """Yield the states [n, d] of the rows of each part of a place."""
+    first = parts[place.parts[0]]
+    matrix = states.finite(store, first.given.run, first.feature, place.layer)
+    for number in place.parts:
+        yield matrix.values[np.searchsorted(matrix.sample_ids, parts[number].given.sample_ids)]
+
+
+def _fit_place(store: Store, spec: ProbeDepthSpec, parts: Sequence[Part], place: _Place) -> list[Found]:
+    """Look at one layer of the parts of a place."""
+    found = [parts[number].blank() for number in place.parts]
+    with one_thread_each() as pool:
+        for part, x in zip(found, _read(store, parts, place)):
+            _fit(part, place.layer, x, spec, pool)
+    return [part.found for part in found]
+
+
+def _transfer_place(
+    store: Store, spec: ProbeDepthSpec, parts: Sequence[Part], pairs: Sequence[tuple[int, int]], place: _Place
+) -> list[tuple[int, list[tables.Row]]]:
+    """Read the states of a place with probes of other layers and runs: rows by the number of the part whose probes read.
+
+    `pairs` are numbers of parts: whose probes are read on whose states.
+    """
+    found = [replace(part, rows=[]) for part in parts]
+    with one_thread_each() as pool:
+        for number, x in zip(place.parts, _read(store, parts, place)):
+            sources = [found[number]] if "transfer" in spec.measures else []
+            sources += [found[source] for source, target in pairs if target == number]
+            transfer.add(found[number], place.layer, x, sources, spec.rescale, pool)
+    return [(number, part.rows) for number, part in enumerate(found) if part.rows]
 
 
 def _fit(part: Part, layer: int, x: crossfit.States, spec: ProbeDepthSpec, pool: ThreadPoolExecutor) -> None:

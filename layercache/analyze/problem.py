@@ -72,10 +72,11 @@ class Problem:
 def problems(store: Store, spec: ProbingSpec, progress: Progress) -> list[Problem]:
     """List what a probe is asked to predict: every number, category and boolean label, by run and data set.
 
-    What was merged or left out is noted once, not for every run.
+    What was merged or left out is noted once, not for every run. A label that cannot be probed is left out, where it was
+    not named and another one can.
 
     Raises:
-        AnalysisError: an unknown name, no labels, or a label that cannot be probed.
+        AnalysisError: an unknown name, no labels, or a label that was named, or all there are, cannot be probed.
     """
     chosen = select.data(store, select.runs(store, spec), spec)
     known = sorted({label.name for _, info in chosen for label in info.labels})
@@ -84,22 +85,40 @@ def problems(store: Store, spec: ProbingSpec, progress: Progress) -> list[Proble
             raise AnalysisError(f"no label {name!r} in {store.path}: {select.hint(name, known)}")
     found = []
     notes: dict[str, None] = {}
+    refused: dict[str, AnalysisError] = {}
     for run, info in chosen:
         wanted = [label for label in info.labels if _wanted(label, spec)]
         if wanted:
             rows, labels = store.rows(run, info.name), store.labels(run, info.name)
             frame = with_prompts(store, run, info, rows, spec)
             for label in wanted:
-                problem, said = build(run, info, label, frame, labels, len(rows), spec)
+                try:
+                    problem, said = build(run, info, label, frame, labels, len(rows), spec)
+                except AnalysisError as error:
+                    refused[refusal(error, spec)] = error
+                    continue
                 found.append(problem)
                 notes.update(dict.fromkeys(said))
     if not found:
+        for first in refused.values():
+            raise first
         raise AnalysisError(
             "no number, category or boolean labels: declare them with --label NAME:KIND when extracting"
         )
-    for note in notes:
+    for note in [*notes, *refused]:
         progress.note(note)
     return found
+
+
+def refusal(error: AnalysisError, spec: ProbingSpec) -> str:
+    """Return the note on a label that cannot be probed and is left out.
+
+    Raises:
+        AnalysisError: the label was named; of several named ones with the advice not to.
+    """
+    if spec.labels is not None:
+        raise AnalysisError(f"{error}; leave it out of --labels") if len(spec.labels) > 1 else error
+    return f"{error}; left out, the others are probed (--labels names those to probe)"
 
 
 def _wanted(label: Label, spec: ProbingSpec) -> bool:

@@ -6,19 +6,23 @@ lost when it is computed as a difference of two large sums. Centring on all rows
 each fold subtracts its own mean afterwards.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from layercache import engine
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
+
+_pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
 
 _CONSTANT = 1e-12
 """A column whose variance is below this share of its mean square (about the global mean) is constant."""
@@ -66,13 +70,20 @@ class Linear(NamedTuple):
 
 @contextmanager
 def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """Open a pool with a thread a core (at most 8, each needs memory), each doing its linear algebra alone.
+    """Open a pool with a thread a core (at most 8, each needs memory), each doing its linear algebra alone; or the one open.
 
     Folds in parallel use the cores better than threads inside one small product do, results do not depend on
     the number of cores, and a busy machine does not stall (spinning BLAS threads were 100 times slower there).
     """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    if (pool := _pool.get()) is not None:
         yield pool
+        return
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(engine.cores(), 8)) as pool:
+        token = _pool.set(pool)
+        try:
+            yield pool
+        finally:
+            _pool.reset(token)
 
 
 def in_order(pool: ThreadPoolExecutor | None, work: Callable[[int], T], count: int) -> list[T]:

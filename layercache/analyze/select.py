@@ -1,8 +1,8 @@
 """Finds what an analysis is asked about: runs, data sets, labels, features, by name."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
+from layercache import nearest
 from layercache.errors import AnalysisError
 from layercache.outputs import one_row_a_token
 from layercache.recipe import AnalysisSpec, ProbingSpec, QualitySpec
@@ -84,8 +84,7 @@ def features(store: Store, run: Run, spec: ProbingSpec | QualitySpec) -> list[Fe
 
 def hint(name: str, known: Sequence[str]) -> str:
     """Say which known name was perhaps meant, or what there is."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'none'}"
+    return nearest.hint(name, known, "it has")
 
 
 def _check(what: str, asked: list[str] | None, stored: Iterable[str], run: Run) -> None:

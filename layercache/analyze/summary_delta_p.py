@@ -5,9 +5,16 @@ from typing import Any
 
 import polars as pl
 
+from layercache.analyze.delta_p_groups import FEW
 from layercache.analyze.plain_tables import cell, of, tables
 
-_ANCHORED = ("question_anchored", "noise_question_anchored", "answer_anchored", "noise_answer_anchored")
+_ANCHORED = {
+    "question_anchored": "ΔP, flipped",
+    "noise_question_anchored": "noise, flipped",
+    "answer_anchored": "ΔP, not flipped",
+    "noise_answer_anchored": "noise, not flipped",
+}
+"""Groups and the heads of their columns; samples that flip are the question-anchored ones."""
 _DETECTED = {"": "[95 % interval]", "_sd": "sd over seeds", "_minus_probe": "minus probe"}
 
 
@@ -26,13 +33,20 @@ def effects(frame: pl.DataFrame) -> Iterator[str]:
                 "flips": {"condition": condition, "metric": "flip_rate", "group": "all"},
                 "flips - control": {"condition": condition, "metric": "flip_rate_minus_control"},
                 **{
-                    f"ΔP {name.removesuffix('_anchored')}": {"condition": condition, "metric": "delta_p", "group": name}
-                    for name in _ANCHORED
+                    title: {"condition": condition, "metric": "delta_p", "group": name}
+                    for name, title in _ANCHORED.items()
                 },
             }
             found = [_matching(part, where) for where in columns.values()]
-            cells = [[" " + cell(of(one, layer=layer)) for layer in layers] for one in found]
-            yield tables(f"{where}: {condition} [95 % interval]", [*map(str, layers)], list(columns), cells, across=9)
+            counted = [title in _ANCHORED.values() and "noise" not in title for title in columns]
+            cells = [
+                [" " + (_sized if sized else cell)(of(one, layer=layer)) for layer in layers]
+                for one, sized in zip(found, counted)
+            ]
+            small = any("!" in text for own in cells for text in own)
+            legend = f"; ! fewer than {FEW} samples" if small else ""
+            title = f"{where}: {condition} [95 % interval]; flipped: question-anchored{legend}"
+            yield tables(title, [*map(str, layers)], list(columns), cells, across=9)
         systems = part.filter(metric="detection_auc")["group"].to_list()
         if systems:
             cells = [
@@ -42,6 +56,14 @@ def effects(frame: pl.DataFrame) -> Iterator[str]:
             yield tables(
                 f"{where}: AUC of detecting wrong answers", systems, list(_DETECTED.values()), cells, corner="system"
             )
+
+
+def _sized(found: pl.DataFrame) -> str:
+    """Write a value with its interval and the samples behind it, marked where they are few."""
+    if found.is_empty():
+        return "-"
+    n = int(found["n"][0])
+    return f"{cell(found)} n={n:,}{'!' if n < FEW else ''}"
 
 
 def _matching(frame: pl.DataFrame, where: Mapping[str, Any]) -> pl.DataFrame:

@@ -2,17 +2,33 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from layercache.progress import Notes, Progress
 from layercache.store.schema import RESULTS, SAMPLE_SCORES, arrow_schema
 
 Key = Mapping[str, Any]
 """Values of the columns that say what a number is of: run, data, analysis, layer, …; absent ones are NULL."""
 Row = dict[str, Any]
+
+
+@dataclass
+class Piece:
+    """What one independent piece of an analysis gave: rows, sample scores, and what the user should know."""
+
+    rows: list[Row] = field(default_factory=list)
+    scores: list[pa.Table] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+    def say(self, progress: Progress) -> None:
+        """Say the notes."""
+        for text in self.notes.texts:
+            progress.note(text)
 
 
 def row(key: Key, metric: str, value: float, n: int, low: float | None = None, high: float | None = None) -> list[Row]:
@@ -45,11 +61,11 @@ def scores(
     if texts is not None:
         columns["text"] = pa.array(texts, pa.string())
     arrays = []
-    for field in arrow_schema(SAMPLE_SCORES):
-        if field.name in columns:
-            arrays.append(columns[field.name])
+    for column in arrow_schema(SAMPLE_SCORES):
+        if column.name in columns:
+            arrays.append(columns[column.name])
         else:
-            arrays.append(pa.repeat(pa.scalar(key.get(field.name), field.type), len(rows)))
+            arrays.append(pa.repeat(pa.scalar(key.get(column.name), column.type), len(rows)))
     return pa.Table.from_arrays(arrays, schema=arrow_schema(SAMPLE_SCORES))
 
 

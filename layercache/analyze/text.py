@@ -7,14 +7,16 @@ are scored, so that all layers speak of the same rows. `layer` is the layer that
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
+from layercache import engine
 from layercache.analyze import bootstrap, tables, text_claims, text_data, text_scores
 from layercache.analyze.tables import Row
 from layercache.analyze.text_claims import ByLayer
-from layercache.analyze.text_data import Texts
+from layercache.analyze.text_data import Texts, Written
 from layercache.progress import Progress
 from layercache.recipe import TextSpec
 from layercache.store.reader import Store
@@ -37,14 +39,25 @@ def text(store: Store, spec: TextSpec, progress: Progress) -> Outcome:
     rows: list[Row] = []
     scores: list[pa.Table] = []
     with progress.task("text", len(found), "outputs") as bar:
-        for texts, by_layer in zip(found, parts):
-            rows += _results(texts, by_layer, metrics, spec)
-            rows += text_claims.foretold(store, texts, by_layer, spec, progress)
-            scores += _sample_scores(texts, by_layer, metrics)
-            _note_short(texts, by_layer, progress)
+        # The texts themselves are scored by now.
+        items = ((texts._replace(written={}), by_layer) for texts, by_layer in zip(found, parts))
+        for piece in engine.each(partial(_piece, store, metrics, spec), items, what="text"):
+            rows += piece.rows
+            scores += piece.scores
+            piece.say(progress)
             bar.advance()
     rows += text_claims.quantised(found, parts, metrics, spec)
     return Outcome(tables.results(rows), tables.joined(scores))
+
+
+def _piece(store: Store, metrics: list[str], spec: TextSpec, of: tuple[Texts, ByLayer]) -> tables.Piece:
+    """Summarise the scores of one run, data set and output."""
+    found, (texts, by_layer) = tables.Piece(), of
+    found.rows += _results(texts, by_layer, metrics, spec)
+    found.rows += text_claims.foretold(store, texts, by_layer, spec, found.notes)
+    found.scores += _sample_scores(texts, by_layer, metrics)
+    _note_short(texts, by_layer, found.notes)
+    return found
 
 
 def _score(found: list[Texts], metrics: list[str], spec: TextSpec, progress: Progress) -> list[ByLayer]:
@@ -55,8 +68,8 @@ def _score(found: list[Texts], metrics: list[str], spec: TextSpec, progress: Pro
     families = text_scores.families([*metrics, *decides])
     scored = {}
     with progress.task("scores", len(families), "metrics") as bar:
-        for compute in families if distinct else []:
-            scored.update(compute(distinct, spec))
+        for one in engine.each(partial(_family, distinct, spec), families if distinct else [], what="text scores"):
+            scored.update(one)
             bar.advance()
     place = {one: at for at, one in enumerate(distinct)}
     parts: list[ByLayer] = []
@@ -64,6 +77,10 @@ def _score(found: list[Texts], metrics: list[str], spec: TextSpec, progress: Pro
         index = {layer: np.array([place[one] for one in own]) for layer, own in texts.written.items()}
         parts.append({layer: {name: one.take(at) for name, one in scored.items()} for layer, at in index.items()})
     return parts
+
+
+def _family(distinct: list[Written], spec: TextSpec, compute: text_scores.Family) -> dict[str, text_scores.Scored]:
+    return compute(distinct, spec)
 
 
 def _results(texts: Texts, by_layer: ByLayer, metrics: Sequence[str], spec: TextSpec) -> list[Row]:

@@ -21,6 +21,7 @@ from layercache.analyze.text_data import Texts
 from layercache.analyze.text_scores import Scored
 from layercache.progress import Progress
 from layercache.recipe import TextSpec
+from layercache.store import captured
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 
@@ -28,12 +29,6 @@ ByLayer = dict[int, dict[str, Scored]]
 """Of every layer, every metric on the same rows."""
 
 POSITION = "last@prompt"
-_LENS = """
-select sample_id, layer, entropy, kl_to_final, js_to_final, agrees_with_final
-from lens
-where run = $run and condition = 'clean' and position_name = $position
-order by sample_id, layer, output
-"""
 # How consistency shows: less entropy and distance, more agreement.
 _SIGNS = {"entropy": -1, "kl_to_final": -1, "js_to_final": -1, "agrees_with_final": 1}
 
@@ -121,8 +116,6 @@ def _area(right: npt.NDArray[np.bool_], shown: Floats) -> Callable[[Weights], Fl
 
 def _lens(store: Store, texts: Texts) -> pl.DataFrame:
     """Read the lens of these texts' samples: only samples that have it at every stored layer, sorted by sample."""
-    frame = pl.from_arrow(store.sql(_LENS, {"run": texts.run.id, "position": POSITION}))
-    assert isinstance(frame, pl.DataFrame)
+    frame = captured.lens(store, texts.run, POSITION, list(_SIGNS))
     frame = frame.filter(pl.col("sample_id").is_in(np.unique(texts.sample_ids).tolist()))
-    frame = frame.unique(["sample_id", "layer"], keep="first", maintain_order=True)
     return frame.filter(pl.len().over("sample_id") == pl.col("layer").n_unique())

@@ -10,16 +10,11 @@ from layercache.analyze import select
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import TextSpec
+from layercache.store import captured
 from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
 
 GENERATION = "generation:"
-
-_TEXTS = """
-select sample_id, layer, text, token_ids
-from generations
-where run = $run and condition = 'clean' and output = $output
-"""
 
 
 class Written(NamedTuple):
@@ -122,8 +117,7 @@ def _read(
     for name in columns:
         if name not in rows.columns:
             raise AnalysisError(f"data set {info.name} has no column {name!r}: {select.hint(name, rows.columns[3:])}")
-    lines = pl.from_arrow(store.sql(_TEXTS, {"run": run.id, "output": output}))
-    assert isinstance(lines, pl.DataFrame)
+    lines = captured.texts(store, run, output)
     whole = lines.filter(pl.len().over("sample_id") == len(layers))
     known = set(whole["sample_id"].to_list())
     where = f"{run.id}, {info.name}"

@@ -48,6 +48,10 @@ class Scored(NamedTuple):
         return Scored(self.values[index], self.statistics[index], self.total)
 
 
+Family = Callable[[Sequence[Written], TextSpec], dict[str, Scored]]
+"""Computes metrics of texts that belong together."""
+
+
 def asked(spec: TextSpec) -> list[str]:
     """List the metrics to compute, in the order of `TEXT_METRICS`."""
     if spec.metrics is not None:
@@ -55,7 +59,7 @@ def asked(spec: TextSpec) -> list[str]:
     return [name for name in TEXT_METRICS if spec.bertscore_model or not name.startswith("bertscore")]
 
 
-def families(metrics: Sequence[str]) -> list[Callable[[Sequence[Written], TextSpec], dict[str, Scored]]]:
+def families(metrics: Sequence[str]) -> list[Family]:
     """List the functions that compute the metrics; each takes distinct texts and returns one or several metrics.
 
     An empty text scores 0 by every metric, and 1 by `empty`. The functions raise AnalysisError where a library that they
@@ -193,7 +197,7 @@ def _compute(module: str, written: Sequence[Written], **settings: Any) -> dict[s
 
 
 BERTSCORE = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-_FAMILIES: tuple[tuple[tuple[str, ...], Callable[[Sequence[Written], TextSpec], dict[str, Scored]]], ...] = (
+_FAMILIES: tuple[tuple[tuple[str, ...], Family], ...] = (
     (("bleu",), _bleu),
     (("chrf",), _chrf),
     (("rouge_1", "rouge_2", "rouge_l"), _rouge),

@@ -8,24 +8,32 @@ import errno
 import os
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
-from layercache import __version__
+from layercache import __version__, nearest
+from layercache.cli import mistakes, stopping
 from layercache.errors import LayercacheError
 
 COMMANDS = {
     "analyze": "analyze:analyze",
     "compact": "upkeep:compact",
+    "completion": "completion:script",
+    "doctor": "setup:doctor",
     "export": "exchange:export",
     "extract": "extract:extract",
     "finetune": "run:finetune",
     "gc": "upkeep:gc",
     "import": "exchange:import_",
+    "init": "setup:init",
     "lens": "analyze:lens",
     "ls": "listing:ls",
     "merge": "upkeep:merge",
+    "plan": "extract:plan",
     "plot": "report:plot",
+    "pull": "transfer:pull",
+    "push": "transfer:push",
     "report": "report:report",
     "rm": "upkeep:rm",
     "run": "run:run",
@@ -51,40 +59,41 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"layercache.cli.{module}"), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called, or say which was perhaps meant."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}: {nearest.hint(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except LayercacheError as error:
-        _fail(str(error))
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        help_command = f" (see {context.command_path} --help)" if context else ""
-        _fail(error.format_message() + help_command)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted: what is published is safe; the same command again does the rest", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, Ctrl-C one and 130."""
+    with stopping.watched() as watch:
+        try:
+            sys.exit(cli.main(standalone_mode=False, obj=watch.session) or 0)
+        except BaseException as error:
+            # Whatever became of the interruption on its way up here: libraries make other errors of it.
+            if watch.number is not None or isinstance(error, KeyboardInterrupt | click.Abort):
+                watch.leave(ending=True)
+            _leave(error)
+
+
+def _leave(error: BaseException) -> NoReturn:
+    """End as an exception asks for: one line for a mistake, a traceback for what should not happen."""
+    if isinstance(error, LayercacheError):
+        mistakes.fail(str(error))
+    if isinstance(error, click.ClickException):
+        mistakes.fail(mistakes.told(error))
+    if isinstance(error, BrokenPipeError):
         # The reader (head, less) has gone: not an error, but the interpreter must not try to flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail(f"cannot write {error.filename or 'the output'}: the disk is full")
-
-
-def _fail(message: str) -> None:
-    click.echo(f"error: {_one_line(message)}", err=True)
-    sys.exit(2)
-
-
-def _one_line(message: str) -> str:
-    """Put a message on one line; what it quotes of data must not act on the terminal."""
-    line = " ".join(message.split())
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+        mistakes.fail(f"cannot write {error.filename or 'the output'}: the disk is full")
+    raise error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LAYERCACHE"})

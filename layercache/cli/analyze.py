@@ -6,23 +6,25 @@ from typing import Any
 
 import click
 
-from layercache.cli.options import FORMATS, format_option, quiet_option, store_option
+from layercache.cli import completion
+from layercache.cli.options import FORMATS, engine_options, format_option, quiet_option, store_option
 from layercache.cli.output import reporter, say_analysed, width
 
 
 @click.command()
-@click.argument("kinds", nargs=-1, metavar="[KIND]...")
-@click.option("--data", help="Data sets, separated by commas.")
-@click.option("--runs", help="Runs, by id or model name, separated by commas.")
+@click.argument("kinds", nargs=-1, metavar="[KIND]...", shell_complete=completion.kinds)
+@click.option("--data", shell_complete=completion.data_sets, help="Data sets, separated by commas.")
+@click.option("--runs", shell_complete=completion.runs, help="Runs, by id or model name, separated by commas.")
 @click.option(
     "--labels",
     "--label",
+    shell_complete=completion.labels,
     help="Labels to probe, separated by commas; of delta_p boolean ones, `correct` when not given; of choices those whose values are the answers.",
 )
 @click.option("--layers", help="Layers, separated by commas.")
 @click.option("--pooling", help="Poolings to look at (mean@prompt), separated by commas.")
 @click.option("--sites", help="Sites to look at, separated by commas.")
-@click.option("--conditions", help="Conditions to look at, separated by commas.")
+@click.option("--conditions", shell_complete=completion.conditions, help="Conditions to look at, separated by commas.")
 @click.option("--positions", help="Lens positions, separated by commas.")
 @click.option("--folds", type=int, help="Folds of the cross-validation.")
 @click.option("--group-by", help="Column whose equal values never straddle a fold.")
@@ -33,6 +35,7 @@ from layercache.cli.output import reporter, say_analysed, width
     "--metrics",
     help="Numbers to compute (text: bleu; quality: cka, infonce), or metrics to compare, separated by commas.",
 )
+@click.option("--with-quantiles", is_flag=True, default=None, help="Compare quantiles of metrics too, not only means.")
 @click.option("--outputs", help="Generated outputs to score, by name or its start.")
 @click.option("--answer", "reference", help="Columns to compare text with, separated by commas.")
 @click.option("--bertscore-model", help="Encoder of BERTScore: a folder, a hub name, or minilm.")
@@ -54,10 +57,19 @@ from layercache.cli.output import reporter, say_analysed, width
 @click.option("--max-samples", type=int, help="Samples whose states quality looks at.")
 @click.option("--bootstrap", type=int, help="Resamples behind each interval.")
 @click.option("--seed", type=int, help="Seed of folds, shuffles and resamples.")
+@engine_options
 @format_option(of=tuple(one for one in FORMATS if one != "parquet"))
 @store_option
 @quiet_option
-def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settings: Any) -> None:
+def analyze(
+    kinds: tuple[str, ...],
+    store: Path,
+    quiet: bool,
+    fmt: str,
+    engine: str,
+    address: str | None,
+    **settings: Any,
+) -> None:
     """Ask about layers, on a CPU, without the model.
 
     KIND is probe, probe_depth, entropy, text, delta_p, quality, choices or compare; none named means what the recipes kept in
@@ -71,11 +83,14 @@ def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settin
     layercache analyze delta_p --conditions knockout-subject,control-subject
     layercache analyze quality --pooling mean@prompt --metrics dataset_entropy,cka
     """
+    from layercache import engine as engines
     from layercache import study, table
 
     progress = reporter(quiet)
     overrides = {key: value for key, value in settings.items() if value is not None}
-    analysed = study.analyze(store, study.specs_to_run(store, kinds, overrides), progress)
+    specs = study.specs_to_run(store, kinds, overrides)
+    with engines.on(engine, address):
+        analysed = study.analyze(store, specs, progress)
     if fmt == "table":
         say_analysed(analysed, progress)
         return
@@ -84,15 +99,21 @@ def analyze(kinds: tuple[str, ...], store: Path, quiet: bool, fmt: str, **settin
 
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=completion.runs)
 @click.option("--layers", default="all", show_default=True, help="Layer numbers separated by commas, or all.")
 @click.option("--pooling", default="last", show_default=True, help="State of one token: last, first@question, token.")
 @click.option("--token", "tokens", multiple=True, metavar="TEXT", help="Follow this token (' Paris'); may be repeated.")
 @click.option("--token-id", "token_ids", multiple=True, type=int, help="Follow the token of this id.")
 @click.option("--top-k", type=int, default=10, show_default=True, help="Tokens kept of every distribution.")
 @click.option("--sample", "samples", multiple=True, metavar="ID", help="Only this sample, a line a layer.")
-@click.option("--data", help="Only the samples of this data set.")
-@click.option("--condition", default="clean", show_default=True, help="How the forward pass was run.")
+@click.option("--data", shell_complete=completion.data_sets, help="Only the samples of this data set.")
+@click.option(
+    "--condition",
+    default="clean",
+    show_default=True,
+    shell_complete=completion.conditions,
+    help="How the forward pass was run.",
+)
 @click.option("--per-sample", is_flag=True, help="A line a sample and layer instead of means by layer.")
 @format_option()
 @store_option

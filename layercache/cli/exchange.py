@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from layercache.cli import completion
 from layercache.cli.options import json_option, limit_options, numbers, param_option, plain, quiet_option, store_option
 from layercache.cli.output import print_json, reporter
 from layercache.cli.query import ask
@@ -12,7 +13,7 @@ from layercache.errors import RecipeError
 
 
 @click.command()
-@click.argument("run_name", metavar="[RUN]", required=False)
+@click.argument("run_name", metavar="[RUN]", required=False, shell_complete=completion.runs)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder, or of a query the file.")
 @click.option(
     "--format", "fmt", help="Of a run npz, npy, safetensors, csv or hf; of a query the file's suffix, or hf (a folder)."
@@ -20,14 +21,25 @@ from layercache.errors import RecipeError
 @click.option("--pooling", help="Poolings to export (last@prompt), separated by commas; all when not given.")
 @click.option("--layers", help="Layers, separated by commas; all when not given.")
 @click.option("--site", default="resid", show_default=True, help="resid, attn_out or mlp_out.")
-@click.option("--condition", default="clean", show_default=True, help="How the model was run.")
-@click.option("--data", help="The data set whose rows are the lines, where the run has several.")
+@click.option(
+    "--condition",
+    default="clean",
+    show_default=True,
+    shell_complete=completion.conditions,
+    help="How the model was run.",
+)
+@click.option(
+    "--data",
+    shell_complete=completion.data_sets,
+    help="The data set whose rows are the lines, where the run has several.",
+)
 @click.option("--sql", "query", help="Export the rows of a SELECT.")
-@click.option("--query", "named", help="Export a query that ships with layercache.")
+@click.option("--query", "named", shell_complete=completion.queries, help="Export a query that ships with layercache.")
 @param_option
 @limit_options
 @store_option
 @quiet_option
+@json_option
 def export(
     run_name: str | None,
     out: Path,
@@ -39,6 +51,7 @@ def export(
     timeout: float,
     store: Path,
     quiet: bool,
+    as_json: bool,
     **chosen: Any,
 ) -> None:
     """Write states, labels and rows of a run, or the rows of a query, for other tools.
@@ -60,11 +73,14 @@ def export(
             raise RecipeError(f"--{unused} goes with RUN; of a query, choose in its WHERE")
         result = ask(store, query, named, params, memory, timeout)
         exchange.export_table(result, out, fmt)
-        what = f"{result.num_rows:,} rows"
+        what, counts = f"{result.num_rows:,} rows", {"rows": result.num_rows}
     else:
         done = exchange.export_run(reader.open(store), run_name, out, fmt or "npz", **_chosen(chosen))
         what = f"{len(done.rows):,} rows, {len(done.places)} arrays"
         what += f"; {done.left_out:,} rows without all of them are left out" if done.left_out else ""
+        counts = {"rows": len(done.rows), "arrays": len(done.places), "left_out": done.left_out}
+    if as_json:
+        print_json({"out": out, **counts})
     reporter(quiet).note(f"{out}: {what}")
 
 
@@ -84,7 +100,12 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--pooling", help="How a prompt's tokens became one state (mean, last@question); of vLLM's, how they do.")
 @click.option("--site", default="resid", show_default=True, help="resid, attn_out or mlp_out.")
 @click.option("--key", help="Name of the array that holds the states, where a file has several.")
-@click.option("--data", "source", help="The prompts and labels: any data file that extract reads.")
+@click.option(
+    "--data",
+    "source",
+    shell_complete=completion.sources,
+    help="The prompts and labels: any data file that extract reads.",
+)
 @click.option("--prompt", "template", help='Prompt template: "Title: {title}".')
 @click.option("--id", "id_column", help="Column that names each row's line of states; by row order when not given.")
 @click.option("--name", help="What the data set is called in the store.")

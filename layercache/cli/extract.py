@@ -1,17 +1,31 @@
 """`layercache extract`: models on data, from a recipe or from options."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from layercache.cli.options import json_option, plain, quiet_option, set_option, store_option
+from layercache.cli import completion
+from layercache.cli.options import (
+    check_engine,
+    device_names,
+    devices_option,
+    engine_options,
+    json_option,
+    plain,
+    quiet_option,
+    set_option,
+    shard_option,
+    store_option,
+    workers_option,
+)
 from layercache.cli.output import print_json, reporter
 from layercache.errors import RecipeError
 
 EXTRACT_OPTIONS = (
     *("pooling", "sites", "layers", "lens", "top_k", "choices", "stats", "spectrum_sample", "sink_cutoff"),
-    *("dtype", "device", "device_map", "attn", "quantize", "compile", "reference", "truncate"),
+    *("dtype", "device", "device_map", "max_memory", "attn", "quantize", "compile", "reference", "truncate"),
     *("batch_tokens", "precision", "allow_nonfinite", "trust_remote_code", "save_head"),
     *("generate_layers", "max_new_tokens", "stop", "temperature", "sample_top_k", "sample_top_p", "generate_seed"),
     *("no_final_norm", "generate_answer"),
@@ -24,10 +38,21 @@ DATA_OPTIONS = (
 
 
 @click.command()
-@click.argument("recipe_name", metavar="[RECIPE]", required=False)
+@click.argument("recipe_name", metavar="[RECIPE]", required=False, shell_complete=completion.recipes)
 @set_option
-@click.option("--model", "models", multiple=True, help="A folder, a hub name, or demo; may be repeated.")
-@click.option("--data", "source", help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=completion.models,
+    help="A folder, a hub name, or demo; may be repeated.",
+)
+@click.option(
+    "--data",
+    "source",
+    shell_complete=completion.sources,
+    help="CSV, TSV, JSON, JSONL, Parquet, text file, hf:NAME or demo:NAME.",
+)
 @click.option("--prompt", "template", help='Prompt template: "Title: {title}". Every field becomes a span.')
 @click.option("--name", help="What the data set is called in the store.")
 @click.option("--label", "labels", multiple=True, metavar="NAME:KIND", help="KIND: number, category, boolean, text.")
@@ -67,6 +92,9 @@ DATA_OPTIONS = (
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--device-map", help="Spread the layers over all GPUs: auto, balanced, sequential.")
+@click.option(
+    "--max-memory", metavar="DEVICE=SIZE,…", help="What weights may take, with --device-map: 0=20GB,cpu=60GB."
+)
 @click.option("--attn", help="auto, eager, sdpa, flex_attention, flash_attention_2.")
 @click.option("--quantize", help="int8 or nf4: quantise the linear layers inside the blocks (bitsandbytes).")
 @click.option("--adapter", help="Folder of a PEFT adapter (LoRA) trained on the --model.")
@@ -109,6 +137,10 @@ DATA_OPTIONS = (
 )
 @store_option
 @quiet_option
+@shard_option
+@devices_option
+@engine_options
+@workers_option
 @json_option
 def extract(
     recipe_name: str | None,
@@ -117,6 +149,11 @@ def extract(
     quiet: bool,
     as_json: bool,
     dry_run: str | None,
+    shard: str | None,
+    devices: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
     **flags: Any,
 ) -> None:
     """Run models on data and keep what every layer said.
@@ -126,19 +163,62 @@ def extract(
     \b
     layercache extract --model ./llama --data films.csv --prompt "Title: {title}" --label rating:number
     layercache extract demo --dry-run
+    layercache extract demo --shard 0/4
     """
     from dataclasses import asdict
 
-    from layercache import study
+    from layercache import engine as engines
+    from layercache import parts, study
 
     progress = reporter(quiet)
+    part = None if shard is None else parts.parse(shard)
     asked = recipe_from(recipe_name, settings, flags)
-    summaries = study.extract(asked, store, progress, dry_run="measure" if dry_run == "measure" else bool(dry_run))
+    only_say: Any = "measure" if dry_run == "measure" else bool(dry_run)
+    check_engine(engine, workers, devices)
+    names = device_names(devices)
+    # What would be done is found out without a cluster.
+    with engines.on(engine, address) if not only_say else nullcontext():
+        summaries = study.extract(asked, store, progress, dry_run=only_say, part=part, devices=names, workers=workers)
     if as_json:
         print_json([asdict(summary) for summary in summaries])
         return
     for summary in summaries:
         click.echo(str(summary))
+
+
+@click.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@set_option
+@click.option("--shards", required=True, type=click.IntRange(1, 1_000_000), help="Parts that the work is cut into.")
+@click.option("--format", "fmt", type=click.Choice(["slurm", "sh", "json"]), default="sh", show_default=True)
+@store_option
+@quiet_option
+def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, store: Path, quiet: bool) -> None:
+    """Print the jobs that do what is missing of a RECIPE's extraction, part by part.
+
+    Each is one `layercache extract --shard`, to be run from this folder; parts that lack nothing are left out. slurm is
+    a script for sbatch, sh a command a line (for GNU parallel), json says of each what it takes.
+
+    \b
+    layercache plan movies --shards 16 --format slurm | sbatch
+    layercache plan movies --shards 16 | parallel -j 4
+    """
+    import os
+    import sys
+
+    from layercache import jobs, recipe, study
+    from layercache.store import mirror
+
+    progress = reporter(quiet)
+    works = study.plan(recipe.load(recipe_name, settings), store, progress, shards)
+    if not works:
+        progress.note("nothing is missing: there is no job to run")
+    for work in works if fmt == "sh" else []:
+        progress.note(jobs.told(work))
+    if works or fmt == "json":
+        text = jobs.FORMATS[fmt](jobs.Command(recipe_name, settings, mirror.name(store), shards), works)
+        # A path may hold bytes that are no text.
+        sys.stdout.buffer.write(os.fsencode(f"{text}\n"))
 
 
 def recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict[str, Any]) -> Any:

@@ -5,15 +5,22 @@ from pathlib import Path
 
 import click
 
-from layercache.cli.options import json_option, store_option
-from layercache.cli.output import print_json, width
+from layercache.cli import completion
+from layercache.cli.options import json_option, quiet_option, store_option
+from layercache.cli.output import print_json, reporter, width
 
 
 @click.command()
 @store_option
+@quiet_option
 @json_option
-def ls(store: Path, as_json: bool) -> None:
-    """List the runs of the store."""
+def ls(store: Path, quiet: bool, as_json: bool) -> None:
+    """List the runs of the store.
+
+    \b
+    layercache ls --store demo-store
+    layercache ls --json
+    """
     from layercache import listing, table
     from layercache.store import reader
 
@@ -23,15 +30,21 @@ def ls(store: Path, as_json: bool) -> None:
     else:
         table.write(runs, "table", sys.stdout.buffer, width=width())
     if note := listing.litter(store):
-        click.echo(note, err=True)
+        reporter(quiet).note(note)
 
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=completion.runs)
 @store_option
 @json_option
 def show(run_name: str, store: Path, as_json: bool) -> None:
-    """Show one run: its settings, layers, data sets, outputs."""
+    """Show one run: its settings, layers, data sets, outputs.
+
+    RUN is a run's id, the beginning of one, or a model's name.
+
+    \b
+    layercache show demo --store demo-store
+    """
     from layercache import listing
     from layercache.store import reader
 

@@ -13,17 +13,41 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "markdown")
 
 
+class StorePath(click.Path):
+    """A directory, or the URL of a place in a bucket, which becomes the directory that mirrors it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the store."""
+        if "/" not in str(value) or ":" not in str(value).partition("/")[0]:
+            return super().convert(value, param, ctx)
+        from layercache.store import mirror
+
+        return mirror.located(value)
+
+
 def store_option(command: F) -> F:
     """Add `--store`, which every command takes."""
     return click.option(
         "--store",
-        type=click.Path(path_type=Path),
+        type=StorePath(),
+        metavar="PATH|URL",
         default=Path("store"),
         envvar="LAYERCACHE_STORE",
         show_default=True,
         show_envvar=True,
-        help="Directory of the store.",
+        callback=_remember,
+        help="Directory of the store, or a bucket: s3://bucket/prefix.",
     )(command)
+
+
+def _remember(context: click.Context, _param: click.Parameter, store: Path) -> Path:
+    """Keep the store and the command's name, for what is said when the program is stopped."""
+    if isinstance(context.obj, dict):
+        context.obj.update(store=store, command=context.info_name)
+    return store
 
 
 def quiet_option(command: F) -> F:
@@ -44,8 +68,35 @@ def set_option(command: F) -> F:
 
 
 def format_option(*, of: tuple[str, ...] = FORMATS) -> Callable[[F], F]:
-    """Add `--format`, how a table is printed."""
-    return click.option("--format", "fmt", type=click.Choice(of), default="table")
+    """Add `--format`, how a table is printed, and `--json`, which is short for one of them."""
+
+    def add(command: F) -> F:
+        short = click.option(
+            *("--json", "as_json"),
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_ask_for_json,
+            help="The same as --format json.",
+        )
+        return click.option(
+            "--format", "fmt", type=click.Choice(of), default="table", callback=_form, help="How the table is printed."
+        )(short(command))
+
+    return add
+
+
+def _ask_for_json(context: click.Context, _param: click.Parameter, asked: bool) -> None:
+    context.meta["layercache.json"] = asked
+
+
+def _form(context: click.Context, _param: click.Parameter, form: str) -> str:
+    """Return the format asked for; --json is one way to ask for it."""
+    if not context.meta.get("layercache.json"):
+        return form
+    if form not in ("table", "json"):
+        raise click.UsageError(f"--json and --format {form} exclude each other", context)
+    return "json"
 
 
 def param_option(command: F) -> F:
@@ -61,6 +112,61 @@ def limit_options(command: F) -> F:
     return click.option("--memory", default="2GB", show_default=True, help="Memory the query may use.")(
         timeout(command)
     )
+
+
+def engine_options(command: F) -> F:
+    """Add `--engine` and `--address`: where independent pieces of work are done."""
+    from layercache.engine import NAMES
+
+    address = click.option(
+        "--address", help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT; started here when not given."
+    )
+    return click.option(
+        "--engine",
+        type=click.Choice(NAMES),
+        default="local",
+        show_default=True,
+        help="Where the work is done: in this process, or on Ray, here or on a cluster.",
+    )(address(command))
+
+
+def workers_option(command: F) -> F:
+    """Add `--workers`, the processes of an extraction on Ray."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="With --engine ray: processes that hold a model; one on every GPU when not given, or on every machine.",
+    )(command)
+
+
+def shard_option(command: F) -> F:
+    """Add `--shard`, a part of the samples."""
+    return click.option(
+        "--shard", metavar="I/N", help="Run part I of N of the samples; parts need not know of each other."
+    )(command)
+
+
+def devices_option(command: F) -> F:
+    """Add `--devices`, a process on each."""
+    return click.option(
+        "--devices", metavar="A,B,…", help="Devices, a process on each: 0,1 (GPUs by number), all, or cpu,cpu."
+    )(command)
+
+
+def device_names(text: str | None) -> list[str]:
+    """Read `0,1` as names of devices."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise RecipeError(f"--devices {text!r}: give devices separated by commas (0,1)")
+    return [f"cuda:{name}" if name.isdecimal() else name for name in names]
+
+
+def check_engine(engine: str, workers: int | None, devices: str | None) -> None:
+    """Refuse options that do not go together."""
+    if engine == "local" and workers is not None:
+        raise RecipeError(f"--workers {workers} goes with --engine ray; on this machine use --devices")
+    if engine != "local" and devices is not None:
+        raise RecipeError(f"--devices and --engine {engine} exclude each other: use --workers")
 
 
 def plain(value: Any) -> Any:

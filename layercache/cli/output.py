@@ -15,6 +15,12 @@ def reporter(quiet: bool) -> Any:
     return Progress() if quiet else TerminalProgress()
 
 
+def named(text: str) -> str:
+    """Name stores in buckets by their URLs; without having imported what knows them, no text speaks of one."""
+    mirror = sys.modules.get("layercache.store.mirror")
+    return text if mirror is None else str(mirror.told(text))
+
+
 def width() -> int | None:
     """The terminal's width; None, for tables in full, where stdout is not one."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -22,7 +28,7 @@ def width() -> int | None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; paths and dates as text."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(named(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
 
 
 def say_extracted(summaries: list[Any], progress: Any) -> None:
@@ -37,7 +43,7 @@ def say_analysed(analysed: list[Any], progress: Any) -> None:
 
     for one in analysed:
         if one.cached:
-            progress.note(f"{one.kind}: nothing has changed, read from {one.path}")
+            progress.note(f"{one.kind}: nothing has changed, read from {named(str(one.path))}")
         elif one.path is None:
             progress.note(f"{one.kind}: the store takes no results, they are only shown")
         click.echo(summarise(one.results))

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
+from layercache.cli import completion, stopping
 from layercache.cli.options import format_option, limit_options, param_option, store_option
-from layercache.cli.output import width
+from layercache.cli.output import print_json, width
 from layercache.errors import RecipeError
 
 
 @click.command()
 @click.argument("query", required=False)
-@click.option("--query", "named", help="Name of a query that ships with layercache.")
+@click.option("--query", "named", shell_complete=completion.queries, help="Name of a query that ships with layercache.")
 @param_option
 @click.option("--list", "listing", is_flag=True, help="List the named queries.")
 @click.option("--show", "show_text", is_flag=True, help="Print the named query's text instead of running it.")
@@ -37,12 +38,16 @@ def sql(
 
     \b
     layercache sql "SELECT layer, avg(entropy) FROM lens GROUP BY layer ORDER BY layer"
-    layercache sql --query cosine_neighbours --param sample=…
+    layercache sql --query entropy_by_layer --store demo-store
+    layercache sql --query cosine_neighbours --param sample=… --json
     """
     from layercache import table
     from layercache.store import sql as engine
 
     if listing:
+        if fmt == "json":
+            print_json([{"name": one.name, "title": one.title} for one in engine.list_queries()])
+            return
         for one in engine.list_queries():
             click.echo(f"{one.name:24} {one.title}")
         return
@@ -50,6 +55,7 @@ def sql(
         if sys.stdin.isatty() and sys.stdout.isatty() and not params:
             from layercache.shell import Shell
 
+            stopping.shell_takes_over()
             Shell(store, fmt, memory, timeout, width).run()
             return
         query = "-"
@@ -63,6 +69,11 @@ def sql(
     result = ask(store, query, named, params, memory, timeout)
     sys.stdout.flush()
     table.write(result, fmt, sys.stdout.buffer, width=width())
+    if named is not None and not result.num_rows:
+        from layercache import listing as store_listing
+
+        if note := store_listing.not_analysed(store, engine.load_query(named)):
+            click.echo(note, err=True)
 
 
 def ask(store: Path, query: str | None, named: str | None, params: tuple[str, ...], memory: str, timeout: float) -> Any:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from layercache.cli.options import store_option
+from layercache.cli import completion
+from layercache.cli.options import json_option, store_option
+from layercache.cli.output import print_json
 from layercache.errors import RecipeError
 
 
@@ -13,35 +15,58 @@ from layercache.errors import RecipeError
     "-o", "--out", type=click.Path(path_type=Path), help="HTML file; report.html in the store when not given."
 )
 @click.option("--title", help="Title of the page.")
-@click.option("--samples", type=int, default=4, show_default=True, help="Samples shown one by one.")
+@click.option("--samples", type=int, default=40, show_default=True, help="Samples with every panel; 0 for no browser.")
+@click.option("--sample", "show", multiple=True, metavar="ID", help="Show this sample whole, too: an id, or DATA:ROW.")
 @store_option
-def report(out: Path | None, title: str | None, samples: int, store: Path) -> None:
-    """Write one self-contained HTML page about everything in the store."""
+@json_option
+def report(
+    out: Path | None, title: str | None, samples: int, show: tuple[str, ...], store: Path, as_json: bool
+) -> None:
+    """Write one self-contained HTML page about everything in the store.
+
+    \b
+    layercache report --store demo-store
+    layercache report --samples 100 --title "Films, layer by layer" -o films.html
+    layercache report --sample movies:12 -o films.html
+    """
     from layercache import recipe
     from layercache import report as reports
-    from layercache.store import reader
+    from layercache.store import mirror, reader
 
-    spec = recipe.validate(recipe.ReportSpec, {"samples": samples}, where="report")
+    spec = recipe.validate(recipe.ReportSpec, {"samples": samples, "show": list(show)}, where="report")
     opened = reader.open(store)
     if out is None and opened.frozen:
         raise RecipeError(f"{store} is frozen, nothing is written into it: say where the page goes with -o FILE")
-    click.echo(reports.build(opened, out or store / "report.html", spec, title))
+    page = reports.build(opened, out or mirror.beside(store, "report.html"), spec, title)
+    if as_json:
+        print_json({"report": page})
+    else:
+        click.echo(page)
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.plots)
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .pdf, .html or .json."
 )
 @store_option
-def plot(name: str, out: Path, store: Path) -> None:
+@json_option
+def plot(name: str, out: Path, store: Path, as_json: bool) -> None:
     """Draw one chart of the report into a file.
 
     NAME is probe, predictions, entropy, agreement, distance, target, depth, text, quantisation, consistency, delta_p,
     pathways, quality, distributions, cka, mutual_knn, perturbations, transfer, run_transfer, concept_depth, checkpoints,
     answers, rank_alpha, adaptation, tokens or lens.
+
+    \b
+    layercache plot probe -o probe.svg
+    layercache plot entropy --store demo-store -o entropy.png
     """
     from layercache import report as reports
     from layercache.store import reader
 
-    click.echo(reports.plot(reader.open(store), name, out))
+    drawn = reports.plot(reader.open(store), name, out)
+    if as_json:
+        print_json({"plot": drawn})
+    else:
+        click.echo(drawn)

@@ -5,32 +5,69 @@ from pathlib import Path
 
 import click
 
-from layercache.cli.options import format_option, json_option, quiet_option, set_option, store_option
+from layercache.cli import completion
+from layercache.cli.options import (
+    check_engine,
+    device_names,
+    devices_option,
+    engine_options,
+    format_option,
+    json_option,
+    quiet_option,
+    set_option,
+    store_option,
+    workers_option,
+)
 from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
+from layercache.errors import RecipeError
 
 
 @click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
 @store_option
 @quiet_option
 @json_option
-def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, as_json: bool) -> None:
+@click.option("--shard", hidden=True)
+@devices_option
+@engine_options
+@workers_option
+def run(
+    recipe_name: str,
+    settings: tuple[str, ...],
+    store: Path,
+    quiet: bool,
+    as_json: bool,
+    shard: str | None,
+    devices: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+) -> None:
     """Run a study: train adapters where it asks for any, extract, analyse, report.
 
     RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, sample). The VALUE of a
     setting is TOML or plain text.
 
     \b
-    layercache run movies
+    layercache run demo --store demo-store
     layercache run movies --set models=gpt2,./my-llama --set data.source=action.csv
     """
     from dataclasses import asdict
 
+    from layercache import engine as engines
     from layercache import recipe, study
 
+    if shard is not None:
+        raise RecipeError(
+            f"only extraction is done by parts: `layercache extract {recipe_name} --shard {shard}` for every part, then"
+            " this command without --shard for the rest"
+        )
     progress = reporter(quiet)
-    result = study.run(recipe.load(recipe_name, settings), store, progress)
+    check_engine(engine, workers, devices)
+    asked, names = recipe.load(recipe_name, settings), device_names(devices)
+    with engines.on(engine, address):
+        result = study.run(asked, store, progress, devices=names, workers=workers)
     if as_json:
         extracted = [asdict(summary) for summary in result.extracted]
         analysed = [{"kind": one.kind, "path": one.path, "cached": one.cached} for one in result.analysed]
@@ -43,7 +80,7 @@ def run(recipe_name: str, settings: tuple[str, ...], store: Path, quiet: bool, a
 
 
 @click.command()
-@click.argument("recipe_name", metavar="RECIPE")
+@click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
 @click.option("--dry-run", is_flag=True, help="Train nothing: say what is there, and what is wrong with the grid.")
 @format_option()
@@ -57,6 +94,7 @@ def finetune(recipe_name: str, settings: tuple[str, ...], dry_run: bool, fmt: st
     same recipe takes those that are there.
 
     \b
+    layercache finetune boolq_lora --dry-run
     layercache finetune boolq_lora --set finetune.r=1,16 --set finetune.alpha=1,16,256
     """
     import pyarrow as pa

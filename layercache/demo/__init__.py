@@ -5,6 +5,7 @@ Everything here works without a model hub and, for the data sets and the trained
 
 from pathlib import Path
 
+from layercache import nearest
 from layercache.demo import datasets
 from layercache.demo.datasets import TEMPLATES
 
@@ -43,5 +44,5 @@ def model_path(name: str = "demo") -> Path:
 
         return untrained.folder(_UNTRAINED[name], weights / _FOLDERS["demo"])
     if name not in _FOLDERS:
-        raise KeyError(f"no demo model {name!r}; there are {', '.join(MODELS)}")
+        raise KeyError(f"no demo model {name!r}: {nearest.hint(name, MODELS)}")
     return weights / _FOLDERS[name]

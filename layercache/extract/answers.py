@@ -22,13 +22,13 @@ from layercache.extract import checkpoint, estimate, model
 from layercache.extract.generation import generate
 from layercache.extract.generation.sampling import Settings
 from layercache.extract.loop import CHECKED, Loop
-from layercache.extract.model import Plan
+from layercache.extract.model import Model, Plan
 from layercache.extract.publish import ShardLimits
 from layercache.extract.tokenize import Sample, Samples, sample_id, special_ids
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec
 from layercache.searched import find
-from layercache.store import reader
+from layercache.store import captured, reader
 from layercache.store.holdings import Outputs
 from layercache.store.layout import Run
 
@@ -36,8 +36,6 @@ ANSWER, EXACT = "answer", "exact_answer"
 NO_ANSWER, NOT_THERE = "empty answer", "not found in the answer"
 MAX_NEW_TOKENS = 32
 LINE = "\n"
-
-_STORED = "SELECT sample_id, text, token_ids, finish_reason FROM generations WHERE run = $run AND output = $output"
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,14 @@ class Answered:
         columns: what the rows get: answer, exact_answer, correct, dont_know, prompt_sample_id.
         balance: rows that are correct, wrong, dont_know, empty, unlabelled (no accepted answer is known).
         pending: prompts that have no answer yet; they are in no sample.
+        prompts: sample id → the id of its prompt's sample.
     """
 
     samples: Samples
     columns: dict[str, list[Any]] = field(repr=False)
     balance: dict[str, int]
     pending: list[Sample] = field(repr=False)
+    prompts: dict[str, str] = field(repr=False)
 
 
 def asked(spec: ExtractSpec, data: Dataset, plan: Plan) -> Asked | None:
@@ -113,24 +113,29 @@ class Made(NamedTuple):
     loop: Loop
 
 
-def estimated_bytes(how: Asked, plan: Plan, prompts: Sequence[Sample]) -> int:
+def estimated_bytes(how: Asked, width: int, prompts: Sequence[Sample]) -> int:
     """Estimate the bytes that the answers to prompts take in the store, at their full length."""
     groups = [(how.outputs, prompts)] if prompts else []
-    tables = estimate.table_bytes(groups, plan.structure.width, 10, max_new_tokens=how.settings.max_new_tokens)
+    tables = estimate.table_bytes(groups, width, 10, max_new_tokens=how.settings.max_new_tokens)
     return sum(tables.values())
 
 
 def generate_missing(
     how: Asked,
-    plan: Plan,
+    load: Callable[[], Model],
     tokenizer: Any,
     prompts: Samples,
     run: Run,
     name: str,
     progress: Progress,
     limits: ShardLimits,
+    mine: Callable[[str], bool] = lambda _: True,
 ) -> Made | None:
     """Generate the answers that a run lacks, and publish them; those that are there stay.
+
+    Args:
+        load: gives the model.
+        mine: tells the prompts that are looked at, by sample id.
 
     Returns:
         None where nothing was missing, and then no weights are read.
@@ -139,14 +144,14 @@ def generate_missing(
         ModelError: the model cannot be loaded, or fails its self-check.
         StoreError: the disk cannot hold the answers.
     """
-    groups = reader.open(run.store).held(run).missing(prompts.distinct, how.outputs)
+    groups = reader.open(run.store).held(run).missing(filter(mine, prompts.distinct), how.outputs)
     if not groups:
         return None
     lacking = [prompts.distinct[one] for _, ids in groups for one in ids]
-    estimate.check_space(estimated_bytes(how, plan, lacking), run.store)
-    loaded = model.load(plan)
+    estimate.check_space(estimated_bytes(how, run.width, lacking), run.store)
+    loaded = load()
     loop = Loop(loaded, tokenizer, how.spec, max(map(len, prompts.distinct.values())), progress)
-    with checkpoint.quiet(), model.compile_errors(plan):
+    with checkpoint.quiet(), model.compile_errors(loaded.plan):
         made = loop.check(lacking[:CHECKED])
         loop.run(run, {how.settings.output: [how.layer]}, [(how.outputs, lacking)], name, limits, made)
     return Made(len(lacking), loop)
@@ -164,10 +169,9 @@ def foreseen(how: Asked, prompts: Sequence[Sample]) -> list[Sample]:
 
 
 def _stored(how: Asked, store: reader.Store, run: Run) -> dict[str, Answer]:
-    rows = store.sql(_STORED, {"run": run.id, "output": str(how.settings.output)}).to_pylist()
     return {
         row["sample_id"]: Answer(row["text"], row["token_ids"][: -1 if row["finish_reason"] == "eos" else None])
-        for row in rows
+        for row in captured.texts(store, run, str(how.settings.output)).iter_rows(named=True)
     }
 
 
@@ -199,6 +203,7 @@ class _Maker:
             columns,
             balance,
             [sample for sample in self.prompts.distinct.values() if sample.id not in answers],
+            {sample.id: prompt for (prompt, _), sample in self.made.items()},
         )
 
     def _row(

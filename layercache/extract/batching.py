@@ -24,6 +24,8 @@ WINDOW = 50
 MAX_ROWS = 512
 _MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 """A CPU is no faster with larger batches, and smaller ones are padded less."""
+CPU_SHARED_BY = [1]
+"""Processes that run a model on this machine's CPU at the same time, each with its share of the memory."""
 _MEMORY_SHARE, _MEASURED_SHARE = 0.4, 0.8
 """Of the free memory: what a batch may take by an estimate, and by what smaller batches were seen to take."""
 
@@ -187,4 +189,4 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // CPU_SHARED_BY[0]

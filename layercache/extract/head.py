@@ -71,6 +71,9 @@ def build(model: Model, tokenizer: Any) -> Head:
     """
     check_plan(model.plan)
     name, structure = model.plan.checkpoint.name, model.structure
+    tail = [part for part in (structure.final_norm, structure.projection, structure.head) if part is not None]
+    if any(parameter.is_meta for part in tail for parameter in part.parameters()):
+        raise _refused(name, "its final norm or its head is kept on the disk, not in memory")
     norm = None if structure.final_norm is None else _norm(structure.final_norm, structure.width, name)
     projection = structure.projection
     # Of the loaded model: an adapter may have wrapped what the skeleton showed bare.

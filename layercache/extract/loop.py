@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from layercache.errors import ModelError
-from layercache.extract import batching, lens, quantize, reference, selfcheck, spectrum
+from layercache.extract import batching, lens, placement, quantize, reference, selfcheck, spectrum
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
@@ -61,6 +61,7 @@ class Loop:
 
     Attributes:
         batches, padded_tokens, generated: run so far; the last counts the tokens of generated texts.
+        shards: the conditions and names of what was published.
         notes: what the user should know (memory that ran out, what is quantised, the noise measured).
         lacking: (output, reason) → samples whose states gave no row.
     """
@@ -84,10 +85,13 @@ class Loop:
         self.unembedding = Unembedding(model) if headed else None
         self.budget = budget(model.plan, spec, longest, model.devices)
         self.batches = self.padded_tokens = self.generated = 0
+        self.shards: set[tuple[str, str | None]] = set()
         self.notes: list[str] = []
         self.lacking: Counter[tuple[str, str]] = Counter()
         if model.quantized is not None:
             self._note(quantize.note(model.quantized))
+        if (slow := placement.note(model.module)) is not None:
+            self._note(slow)
 
     def check(self, samples: list[Sample]) -> dict[str, Any]:
         """Check the model, unless that is not wanted; feed it and read its lens from then on as was found right.
@@ -217,6 +221,7 @@ class Loop:
                 if isinstance(one.means, Generate):
                     one.means.on_step = lambda tokens: self._generated(tokens, task)
                 self._run_group(one, shards, task)
+        self.shards |= publisher.published
 
     def _run_group(self, work: _Work, shards: ShardWriter, task: Task) -> None:
         """Run batches, each one's rows collected after the next has been started, and publish the last shard.

@@ -6,7 +6,7 @@ never goes further than that.
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +34,7 @@ class Plan:
     Attributes:
         structure: of the skeleton; its modules hold no numbers.
         device: where batches are made; with a `device_map`, the first of several.
+        max_memory: bytes that the weights may take of each device, where a `device_map` spreads them.
         attention: the kernel, `eager`, `sdpa`, `flex_attention` or `flash_attention_2`.
         context: tokens the model can see; None when nothing limits it.
         position_offset: what the model adds to a token's position (RoBERTa counts from its padding id + 1).
@@ -52,6 +53,7 @@ class Plan:
     quantization: Any = None
     compiled: bool = False
     device_map: str | None = None
+    max_memory: Mapping[int | str, int] | None = None
 
     @property
     def dtype_name(self) -> str:
@@ -111,6 +113,7 @@ def plan(
     quantized: str | None = None,
     compiled: bool = False,
     device_map: str | None = None,
+    max_memory: Mapping[int | str, int] | None = None,
 ) -> Plan:
     """Decide how a model is run and find its parts, without its weights.
 
@@ -121,6 +124,7 @@ def plan(
         quantized: `int8` or `nf4`; None for the checkpoint's own weights.
         compiled: let torch compile every block.
         device_map: `auto`, `balanced`, `sequential`: layers on several devices; None for all on `device`.
+        max_memory: what of each device the weights may take; None for what is free.
 
     Raises:
         ModelError: the device is not there, the kernel does not fit, the model has no stack of blocks, it cannot
@@ -160,6 +164,7 @@ def plan(
         quantization=settings,
         compiled=compiled,
         device_map=device_map,
+        max_memory=max_memory,
     )
 
 
@@ -176,6 +181,9 @@ def load(plan: Plan) -> Model:
     placement: dict[str, Any] = {"device_map": {"": plan.device}} if told else {}
     if plan.device_map is not None:
         placement = {"device_map": plan.device_map}
+        if plan.max_memory:
+            # transformers writes into what it is given.
+            placement["max_memory"] = dict(plan.max_memory)
     if plan.quantization is not None:
         placement["quantization_config"] = plan.quantization
     with quiet():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from layercache import interrupts
 from layercache.extract.forward import Absent
 from layercache.extract.rows import sample_columns, token_columns
 from layercache.extract.tokenize import Sample
@@ -37,6 +38,9 @@ class Publisher:
     Args:
         threads: shards published at the same time, and so held in memory beside the one that is being filled.
             A shard's states are encoded by one core, which is slower than a GPU makes them.
+
+    Attributes:
+        published: the conditions and names of the shards that are there now.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -44,6 +48,7 @@ class Publisher:
         self._queue: queue.SimpleQueue[Shard | None] = queue.SimpleQueue()
         self._free = threading.Semaphore(n)
         self._error: BaseException | None = None
+        self.published: set[tuple[str, str | None]] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"layercache-publisher-{i}", daemon=True) for i in range(n)
         ]
@@ -83,7 +88,7 @@ class Publisher:
             # After an error the queue is still emptied, so that nobody waits for ever.
             if self._error is None:
                 try:
-                    shard.publish()
+                    self.published.add((shard.condition, shard.publish()))
                 except BaseException as error:
                     self._error = error
             del shard  # Not kept in memory until the next one comes.
@@ -135,17 +140,20 @@ class ShardWriter:
                 allow_nonfinite=self._allow_nonfinite,
             )
             self._opened = time.monotonic()
-        self._shard.add("samples", sample_columns(samples, list(self._outputs), lacking))
-        if TOKENS in self._outputs:
-            self._shard.add(TOKENS, token_columns(samples, self._words))
-        for table, columns in tables:
-            if columns:
-                self._shard.add(table, columns)
+        # Samples without their states would be published as they are, and never be made again.
+        with interrupts.held_back():
+            self._shard.add("samples", sample_columns(samples, list(self._outputs), lacking))
+            if TOKENS in self._outputs:
+                self._shard.add(TOKENS, token_columns(samples, self._words))
+            for table, columns in tables:
+                if columns:
+                    self._shard.add(table, columns)
         if self._shard.nbytes >= self._limits.nbytes or time.monotonic() - self._opened >= self._limits.seconds:
             self.close()
 
     def close(self) -> None:
         """Hand over what is collected."""
         if self._shard is not None:
-            self._publisher.put(self._shard)
-            self._shard = None
+            with interrupts.held_back():
+                shard, self._shard = self._shard, None
+                self._publisher.put(shard)

@@ -1,7 +1,7 @@
 """Which outputs and layers a run captures: what was asked, held against what the model has."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from layercache.errors import DataError, ModelError
@@ -109,11 +109,18 @@ def parts(outputs: Outputs, ids: list[str], spec: ExtractSpec) -> list[tuple[lis
     return [([one for one in ids if one in chosen], outputs), ([one for one in ids if one not in chosen], rest)]
 
 
-def missing(held: Holdings, outputs: Outputs, ids: list[str], spec: ExtractSpec) -> list[tuple[Outputs, list[str]]]:
-    """Return what is asked for and not held: outputs, and the ids of the samples that lack just these."""
+def missing(
+    held: Holdings, outputs: Outputs, ids: list[str], spec: ExtractSpec, mine: Callable[[str], bool] = lambda _: True
+) -> list[tuple[Outputs, list[str]]]:
+    """Return what is asked for and not held: outputs, and the ids of the samples that lack just these.
+
+    Args:
+        ids: of all the samples, on which it depends what each is asked for.
+        mine: tells the samples that are looked at.
+    """
     found: list[tuple[Outputs, list[str]]] = []
-    for asked, wanted in parts(outputs, ids, spec):
-        for lacked, lacking in held.missing(asked, wanted):
+    for chosen, asked in parts(outputs, ids, spec):
+        for lacked, lacking in held.missing(filter(mine, chosen), asked):
             same = next((one for one in found if one[0] == lacked), None)
             if same is None:
                 found.append((lacked, lacking))

@@ -1,10 +1,18 @@
 """What an extraction did, or would do."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from layercache.extract.estimate import time_text
 from layercache.quantities import in_words
+
+_ADDED = (
+    *("new_samples", "forward_passes", "batches", "tokens", "padded_tokens", "choice_passes", "choice_tokens"),
+    *("generated_tokens", "new_answers", "bytes"),
+)
+"""Counts of a summary that those of parts add up to."""
 
 
 @dataclass
@@ -15,7 +23,7 @@ class ConditionSummary:
         cached: samples for which nothing was missing.
         forward_passes, tokens: samples put through the model, and their tokens.
         unchanged: of those, samples that the condition leaves as they are.
-        left_out: reason → samples that it cannot be made of.
+        left_out: reason → samples that it cannot be made of, now or when they were asked for before.
         absent: output → of the samples run, those that have no row of it, by reason.
     """
 
@@ -32,7 +40,8 @@ class ConditionSummary:
         parts += [f"{self.cached:,} complete already"] if self.cached else []
         parts += [f"{self.unchanged:,} come out as they were"] if self.unchanged else []
         parts += [f"{count:,} left out ({reason})" for reason, count in self.left_out.items()]
-        return f"  {self.condition}: {', '.join(parts)}"
+        nothing = "" if self.forward_passes or self.cached or not self.left_out else "WARNING: no sample can be run: "
+        return f"  {self.condition}: {nothing}{', '.join(parts)}"
 
 
 @dataclass
@@ -42,7 +51,10 @@ class Summary:
     Attributes:
         run: the run's id in the store; empty in a dry run of a run that is not there yet.
         rows: rows of the data set.
+        part: which part of the samples this was, `2/4`; None for all. Counts of samples are the part's, those of rows
+            and of answers are not.
         samples: distinct prompts.
+        waiting: what is left until every prompt has its answer, since it depends on all: conditions, outputs.
         cached: samples for which nothing was missing.
         new_samples: samples of which the run held nothing before.
         forward_passes: samples put through the model, under every condition.
@@ -90,10 +102,26 @@ class Summary:
     memory_bytes: int = 0
     free_memory_bytes: int = 0
     tokens_per_second: float = 0.0
+    part: str | None = None
+    waiting: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, which `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Summary":
+        """Read what another process said."""
+        return cls(**{**value, "conditions": [ConditionSummary(**one) for one in value["conditions"]]})
 
     def __str__(self) -> str:
-        opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples"
-        lines = [f"{opening}, {self.cached:,} of them complete in the store already"]
+        part = f" in part {self.part}" if self.part else ""
+        opening = f"{self.model} on {self.data}: {self.rows:,} rows, {self.samples:,} samples{part}"
+        under = ["", " under every condition"][bool(self.conditions)]
+        lines = [f"{opening}, {self.cached:,} of them complete in the store already{under}"]
+        if self.conditions:
+            clean = self.forward_passes - sum(one.forward_passes for one in self.conditions)
+            lines += [f"  clean: {clean:,} passes, {self.samples - clean:,} complete already"]
         lines += self._planned() if self.dry_run else self._done()
         lines += [f"  {told(self.answers)}"] if any(self.answers.values()) else []
         lines += [str(one) for one in self.conditions]
@@ -103,7 +131,11 @@ class Summary:
             for output, reasons in absent.items()
             for reason, count in reasons.items()
         ]
+        lines += [self._left()] if self.waiting else []
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _left(self) -> str:
+        return f"  left until every prompt has its answer: {', '.join(self.waiting)}; then run the same command again"
 
     def _done(self) -> list[str]:
         head = [f"  head of {in_words(self.head_bytes)} saved beside run {self.run}"] if self.head_bytes else []
@@ -152,6 +184,60 @@ class Summary:
             f"  would take about {time_text(seconds)} at {self.tokens_per_second:,.0f} padded tokens a second, generated"
             " texts not counted",
         ]
+
+
+def united(whole: Summary, several: Sequence[Summary], lacking: int, seconds: float) -> Summary:
+    """Return one summary of what was done in parts.
+
+    Args:
+        whole: of the last look at everything, when next to nothing was missing any more.
+        several: of the parts.
+        lacking: samples that lacked something before.
+        seconds: that it took altogether.
+    """
+    every = [*several, whole]
+    added: dict[str, Any] = {name: sum(getattr(one, name) for one in every) for name in _ADDED}
+    return replace(
+        whole,
+        **added,
+        # Who finds no head makes it; the files are one.
+        head_bytes=max(one.head_bytes for one in every),
+        cached=max(0, whole.samples - lacking),
+        notes=list(dict.fromkeys(note for one in every for note in one.notes)),
+        absent=_united_absent([one.absent for one in several], whole.absent),
+        conditions=[
+            _united_condition(one, [own for part in several for own in part.conditions], whole.samples)
+            for one in whole.conditions
+        ],
+        seconds=seconds,
+    )
+
+
+def _united_condition(whole: ConditionSummary, several: Sequence[ConditionSummary], samples: int) -> ConditionSummary:
+    same = [one for one in several if one.condition == whole.condition]
+    # What is left out for good is no longer looked at, what may come to be possible is counted in every look.
+    left_out = dict(sum((Counter(one.left_out) for one in same), Counter())) | whole.left_out
+    passes = sum(one.forward_passes for one in (*same, whole))
+    return replace(
+        whole,
+        cached=max(0, samples - passes - sum(left_out.values())),
+        forward_passes=passes,
+        tokens=sum(one.tokens for one in (*same, whole)),
+        unchanged=sum(one.unchanged for one in (*same, whole)),
+        left_out=dict(sorted(left_out.items())),
+        absent=_united_absent([one.absent for one in (*same, whole)], {}),
+    )
+
+
+def _united_absent(
+    several: Iterable[dict[str, dict[str, int]]], whole: dict[str, dict[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Add up counts; those that `whole` has are of everything already."""
+    found: dict[str, Counter[str]] = {}
+    for one in several:
+        for output, reasons in one.items():
+            found.setdefault(output, Counter()).update(reasons)
+    return {output: {**found.get(output, {}), **whole.get(output, {})} for output in [*whole, *found]}
 
 
 def told(balance: Mapping[str, int]) -> str:

@@ -19,6 +19,7 @@ class _Analysis(Spec):
     bootstrap: int = Field(default=1000, ge=0)
     """Resamples behind each 95 % interval; 0 for no intervals."""
     seed: int = 0
+    """Seed of folds, shuffles and resamples."""
 
 
 class ProbingSpec(_Analysis):
@@ -27,10 +28,13 @@ class ProbingSpec(_Analysis):
     labels: Strings | None = None
     """Labels to probe, by name; all but text ones when not given."""
     layers: Layers = "all"
+    """Layers to look at; all that are stored."""
     pooling: Strings | None = None
     """Poolings to probe (`mean@prompt`); all stored ones when not given."""
     sites: Strings | None = None
+    """Sites to look at (`resid`, `attn_out`, `mlp_out`); all that are stored when not given."""
     folds: int = Field(default=5, ge=2)
+    """Folds of the cross-validation, where the data set has no `split`."""
     min_class: int = Field(default=10, ge=1)
     """Classes with fewer rows are merged into `other`."""
     group_by: str | None = None
@@ -94,6 +98,7 @@ class EntropySpec(_Analysis):
     positions: Strings | None = None
     """Lens positions; all stored ones when not given."""
     quantiles: list[float] = [0.1, 0.25, 0.5, 0.75, 0.9]
+    """Quantiles over samples that are kept beside the mean."""
 
 
 TextMetric = Literal[
@@ -164,10 +169,13 @@ class DeltaPSpec(_Analysis):
     conditions: Strings | None = None
     """Changed passes and controls to use; every `knockout-…`, `patch-…` and `answer-only`, with their controls, when not given."""
     layers: Layers = "all"
+    """Layers to look at; all that are stored."""
     pooling: Strings | None = None
     """Where the probe reads; the first stored of `last@exact_answer`, `last@answer`, `last@prompt` when not given."""
     sites: Strings = ["resid"]
+    """Sites to look at: `resid`, `attn_out`, `mlp_out`."""
     folds: int = Field(default=5, ge=2)
+    """Folds of the cross-validation, where the data set has no `split`."""
     min_class: int = Field(default=10, ge=2)
     """The fewest right and the fewest wrong answers that a probe is fitted on."""
     group_by: str | None = None
@@ -208,9 +216,11 @@ class QualitySpec(_Analysis):
     """Numbers to compute, by name (`dataset_entropy`, `cka`, `infonce`; `prompt_entropy` or any other statistic that is
     stored); all that the store allows when not given."""
     layers: Layers = "all"
+    """Layers to look at; all that are stored."""
     pooling: Strings | None = None
     """Poolings whose states are looked at (`mean@prompt`); all stored ones when not given."""
     sites: Strings | None = None
+    """Sites to look at (`resid`, `attn_out`, `mlp_out`); all that are stored when not given."""
     conditions: Strings | None = None
     """Conditions to look at. When not given: `clean` and every `repeat-…`, `random-…` and `truncate-…`, of which layers
     and runs are compared under `clean` alone. The views `augment-…` are always those of the invariances."""
@@ -251,6 +261,8 @@ class CompareSpec(_Analysis):
     """Poolings whose probe scores count (`mean@prompt`); all when not given."""
     metrics: Strings | None = None
     """Metrics held against the probe scores, by name; all that have a number a layer when not given."""
+    with_quantiles: bool = False
+    """Hold quantiles over samples (`entropy_q10`) against the probe scores too, not only means."""
     score: str | None = None
     """The probe's metric that says how good a layer is; each label's main one when not given."""
     group_by: str | None = None

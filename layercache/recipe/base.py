@@ -1,9 +1,13 @@
 """What every table of a recipe is made of: no unknown keys, values that do not change, lists written with commas."""
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from layercache.recipe.messages import UNKNOWN_KEY
 
 Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
 
@@ -12,6 +16,15 @@ class Spec(BaseModel):
     """Base of every table of a recipe: unknown keys are errors, values cannot change afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, value: object) -> object:
+        known = list(cls.model_fields)
+        unknown = [key for key in value if key not in known] if isinstance(value, dict) else []
+        if unknown:
+            raise PydanticCustomError(UNKNOWN_KEY, "unknown key", {"key": unknown[0], "known": known})
+        return value
 
 
 S = TypeVar("S", bound=Spec)
@@ -22,14 +35,24 @@ def split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def listed(value: object) -> object:
+def listed(value: object) -> list[object]:
     """Let one number stand for a list of one, and text with commas (`--set finetune.r=1,16`) for a list."""
     value = split_commas(value)
     return value if isinstance(value, list) else [value]
 
 
+def _layers(value: object) -> object:
+    """Let `0,4,8` and a single number stand for a list of layers."""
+    if value == "all":
+        return value
+    numbers = listed(value)
+    if not all(type(one) is int or re.fullmatch(r"-?\d+", str(one)) for one in numbers):
+        raise ValueError(f"{value!r}: give layer numbers separated by commas (0,4,8), or all")
+    return numbers
+
+
 Strings = Annotated[list[str], BeforeValidator(split_commas)]
-Layers = Annotated[Literal["all"] | list[int], BeforeValidator(lambda v: v if v == "all" else split_commas(v))]
+Layers = Annotated[Literal["all"] | list[int], BeforeValidator(_layers)]
 
 
 def unique(values: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from layercache import nearest
 from layercache.errors import RecipeError
 from layercache.recipe.base import Attention, Spec, Strings, unique
 
@@ -29,7 +30,11 @@ def parse_label(text: str) -> Label:
     """
     name, _, kind = text.rpartition(":")
     if not name or kind not in LABEL_KINDS:
-        raise RecipeError(f"label {text!r} needs a kind: write NAME:KIND with KIND one of {', '.join(LABEL_KINDS)}")
+        close = nearest.nearest(kind, LABEL_KINDS) if name else []
+        meant = f"; did you mean {name}:{close[0]}?" if close else ""
+        raise RecipeError(
+            f"label {text!r} needs a kind: write NAME:KIND with KIND one of {', '.join(LABEL_KINDS)}{meant}"
+        )
     return Label(name, kind)
 
 

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from layercache import outputs
 from layercache.conditions import AUGMENT, CLEAN, Settings, check
+from layercache.errors import RecipeError
+from layercache.quantities import nbytes
 from layercache.recipe.base import Attention, Layers, Spec, Strings, unique
 
 _LAST = "last@prompt"
@@ -46,6 +48,9 @@ class ExtractSpec(Spec):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """Spread a model's layers over all GPUs, as accelerate's setting of that name does; one device when not given."""
+    max_memory: Strings = []
+    """What the weights may take where `device_map` spreads them: `0=20GB` of the first GPU, `cpu=60GB` of the host; what
+    is over goes to the disk. Devices that are not named get nothing; all that is free when not given."""
     attn: Attention = "auto"
     """The attention kernel; `auto` is what transformers chooses."""
     quantize: Literal["int8", "nf4"] | None = None
@@ -104,6 +109,25 @@ class ExtractSpec(Spec):
     @classmethod
     def _conditions_are_known(cls, value: list[str]) -> list[str]:
         return unique(check(text) for text in value)
+
+    @field_validator("max_memory")
+    @classmethod
+    def _memory_is_of_devices(cls, value: list[str]) -> list[str]:
+        for one in value:
+            device, _, size = one.partition("=")
+            if not (device.isdecimal() and device.isascii()) and device != "cpu":
+                raise ValueError(f"{one!r} names no device: write 0=20GB,cpu=60GB")
+            try:
+                nbytes(size)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _memory_is_of_a_map(self) -> Self:
+        if self.max_memory and self.device_map is None:
+            raise ValueError("max_memory says how device_map spreads a model: give device_map too (auto)")
+        return self
 
     @field_validator("stop")
     @classmethod

@@ -23,6 +23,7 @@ class FinetuneSpec(Spec):
     targets: Annotated[Strings, BeforeValidator(listed), Field(min_length=1)] = ["all-linear"]
     """Modules that are adapted: `all-linear` (all in the blocks) or names joined by a plus sign, `q_proj+v_proj`."""
     learning_rate: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(listed), Field(min_length=1)] = [1e-4]
+    """Peak learning rates; each is an axis of the grid."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(listed), Field(min_length=1)] = [0]
     """Seeds of an adapter's first weights and of the order of the rows."""
     epochs: float = Field(default=1.0, gt=0)
@@ -32,6 +33,7 @@ class FinetuneSpec(Spec):
     accumulate: int = Field(default=1, ge=1)
     """Steps whose gradients make one update: for a batch that does not fit the memory."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of the adapter's input."""
     gradient_checkpointing: bool = False

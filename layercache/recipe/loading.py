@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from layercache import resources
+from layercache import nearest, resources
 from layercache.errors import RecipeError
 from layercache.recipe.base import S
+from layercache.recipe.messages import tell
 from layercache.recipe.overrides import override
 from layercache.recipe.study import Recipe
 
@@ -29,8 +30,9 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
     if not path.is_file():
         shipped = resources.find("pipelines", name_or_path)
         if shipped is None:
-            known = ", ".join(resources.names("pipelines"))
-            raise RecipeError(f"no recipe {name_or_path!r}: give a .toml file or one of {known}")
+            known = resources.names("pipelines")
+            said = nearest.hint(name_or_path, known, "give a .toml file or one of")
+            raise RecipeError(f"no recipe {name_or_path!r}: {said}")
         path = shipped
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -60,13 +62,4 @@ def validate(kind: type[S], table: dict[str, Any], where: str) -> S:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        # The third part of an analysis' place is its kind again.
-        place = first["loc"]
-        key = ".".join(str(part) for i, part in enumerate(place) if not (i == 2 and place[0] == "analyze"))
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif first["type"] == "literal_error":
-            message = f"{message}, not {first['input']!r}"
-        raise RecipeError(f"{where}: {key or 'recipe'}: {message}") from error
+        raise RecipeError(f"{where}: {tell(error.errors()[0])}") from error

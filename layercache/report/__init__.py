@@ -5,7 +5,6 @@ plot(store, "probe", Path("probe.svg"))             one chart
 write_charts(store, Path("charts"))                 every chart, and the numbers as CSV
 """
 
-import difflib
 import json
 import os
 from dataclasses import replace
@@ -15,11 +14,13 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from layercache import nearest
 from layercache.errors import AnalysisError, LayercacheError
 from layercache.recipe import ReportSpec
 from layercache.report import (
     adapted_sections,
     again,
+    browser,
     depth_sections,
     embed,
     figures,
@@ -65,12 +66,12 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
         *([depth_sections.compare_section(numbers)] if numbers["metric"].is_in(_COMPARED).any() else []),
         *([depth_sections.steps_section(steps)] if steps else []),
         sections.entropy_section(store, numbers),
-        *([sections.text_section(store, numbers, spec.samples)] if "text" in held else []),
+        *([sections.text_section(numbers)] if "text" in held else []),
         *([sections.pathways_section(numbers)] if "delta_p" in held else []),
         *([sections.quality_section(store, numbers)] if "quality" in held else []),
         *([adapted_sections.answers_section(numbers)] if "choices" in held else []),
         *adapted_sections.adaptation_sections(numbers),
-        *([sections.samples_section(store, spec.samples, spec.tokens)] if spec.samples else []),
+        *([browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else []),
         overview.questions(store),
         overview.reproduction(store, out),
     ]
@@ -91,9 +92,7 @@ def plot(store: Store, name: str, out: Path) -> Path:
         LayercacheError: the suffix is not one of `SUFFIXES`, or the file cannot be written.
     """
     if name not in figures.PLOTS:
-        close = difflib.get_close_matches(name, figures.PLOTS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(figures.PLOTS)}"
-        raise AnalysisError(f"no plot {name!r}: {hint}")
+        raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, figures.PLOTS)}")
     if out.suffix.lower() not in SUFFIXES:
         raise LayercacheError(f"cannot tell what to write from {out.name!r}: end it in {', '.join(SUFFIXES)}")
     _check_folder(out)

@@ -2,10 +2,10 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from layercache import recipe
+from layercache.report import overview
 from layercache.store import numbers as stored_numbers
 from layercache.store import recipes
 from layercache.store.reader import Store
@@ -39,7 +39,7 @@ def analysis(store: Store, kinds: Iterable[str], plots: Sequence[str] = ()) -> l
     An analysis that a recipe of the store describes needs no options; where results come from other settings, these
     are given. What no option can say follows as a comment.
     """
-    kinds, place = list(kinds), shlex.quote(shown_place(store.path))
+    kinds, place = list(kinds), overview.place(store.path)
     kept = [spec for one in recipes.load_all(store.path) for spec in one.get("analyze") or []]
     newest = {info.analysis: info.spec for info, _ in reversed(stored_numbers.tables(store.path, "results"))}
     lines = [_analyze(kind, newest[kind], kept, place) for kind in kinds if kind in newest]
@@ -49,14 +49,6 @@ def analysis(store: Store, kinds: Iterable[str], plots: Sequence[str] = ()) -> l
         query = f"SELECT * FROM results WHERE analysis IN ({names})"
         lines.append(f'layercache sql "{query}" --format csv --store {place}')
     return lines
-
-
-def shown_place(path: Path) -> str:
-    """Return the store as a command would name it: relative where that can be, else by its last part alone."""
-    if path.is_absolute():
-        here = Path.cwd()
-        path = path.relative_to(here) if path.is_relative_to(here) and path != here else Path(path.name)
-    return str(path)
 
 
 def _analyze(kind: str, spec: dict[str, Any], kept: Sequence[dict[str, Any]], place: str) -> str:

@@ -6,7 +6,6 @@ from typing import NamedTuple, TypeAlias
 import altair as alt
 import polars as pl
 
-from layercache.recipe import ReportSpec
 from layercache.report import (
     adaptation,
     charts,
@@ -167,14 +166,11 @@ def _depth(store: Store, numbers: pl.DataFrame) -> Chart | None:
 
 
 def _tokens(store: Store, numbers: pl.DataFrame) -> Chart | None:
-    spec = ReportSpec()
-    chosen = samples.choose(store, spec.samples, spec.tokens)
-    return _stacked([tokens(sample) for sample in chosen if len(sample.tokens)])
+    return _stacked([tokens(sample) for sample in samples.choose(store) if len(sample.tokens)])
 
 
 def _heat(store: Store, numbers: pl.DataFrame) -> Chart | None:
-    spec = ReportSpec()
-    return _stacked([heat(sample) for sample in samples.choose(store, spec.samples, spec.tokens) if len(sample.grid)])
+    return _stacked([heat(sample) for sample in samples.choose(store) if len(sample.grid)])
 
 
 def _answers(store: Store, numbers: pl.DataFrame) -> Chart | None:

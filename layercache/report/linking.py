@@ -79,7 +79,7 @@ def _invisible(unit: Unit) -> bool:
 
 def _held(unit: Unit, columns: Mapping[str, Set[str]], data: Any) -> Set[str]:
     own = unit.get("data", data)
-    return columns.get(own.get("name"), frozenset()) if isinstance(own, dict) else frozenset()
+    return columns.get(str(own.get("name")), frozenset()) if isinstance(own, dict) else frozenset()
 
 
 def _without_hidden(unit: Unit, columns: Mapping[str, Set[str]], data: Any) -> Unit:

@@ -11,7 +11,7 @@ import polars as pl
 
 from layercache import queries, resources
 from layercache.quantities import in_words
-from layercache.report import again, page
+from layercache.report import page
 from layercache.report.frames import model_names
 from layercache.report.page import Section
 from layercache.store import recipes
@@ -80,22 +80,22 @@ def overview(store: Store) -> Section:
 
 def questions(store: Store) -> Section:
     """Return commands that ask the store more."""
-    place = shlex.quote(again.shown_place(store.path))
-    lines = [(query.title, f"layercache sql --query {query.name} --store {place}") for query in queries.list_queries()]
-    lines += [(title, f'layercache sql "{query}" --store {place}') for title, query in _QUESTIONS]
+    where = place(store.path)
+    lines = [(query.title, f"layercache sql --query {query.name} --store {where}") for query in queries.list_queries()]
+    lines += [(title, f'layercache sql "{query}" --store {where}') for title, query in _QUESTIONS]
     said = "No model is needed for these; `layercache sql --list` says more of every named query and its parameters."
     return Section("ask", "Ask it yourself", [page.paragraph(said), page.commands(lines)])
 
 
 def reproduction(store: Store, out: Path) -> Section:
     """Return the commands that make this page again, and the recipes kept in the store."""
-    place = shlex.quote(again.shown_place(store.path))
+    where = place(store.path)
     kept = recipes.load_all(store.path)
     versions = [one.provenance.get("layercache") for run in store.runs() for one in store.shards(run)]
     version = next((value for value in versions if isinstance(value, str)), None)
     lines = [f"pip install 'layercache[extract]=={version}'"] if version and re.fullmatch(r"[\w.+-]+", version) else []
-    lines += [f"layercache run {shlex.quote(_recipe_name(recipe))} --store {place}" for recipe in kept]
-    lines += [f"layercache analyze --store {place}", f"layercache report --store {place} -o {shlex.quote(out.name)}"]
+    lines += [f"layercache run {shlex.quote(_recipe_name(recipe))} --store {where}" for recipe in kept]
+    lines += [f"layercache analyze --store {where}", f"layercache report --store {where} -o {shlex.quote(out.name)}"]
     parts: list[page.Part] = [page.code("\n".join(lines))]
     if not kept:
         parts.insert(0, page.paragraph("No recipe is kept in the store; what was extracted is under “What was run”."))
@@ -189,3 +189,11 @@ def _recipe_name(recipe: dict[str, Any]) -> str:
 
 def _pretty(recipe: dict[str, Any]) -> str:
     return json.dumps(recipe, indent=2, ensure_ascii=False)
+
+
+def place(path: Path) -> str:
+    """Return the store as a command would name it: relative where that can be, else by its last part alone."""
+    if path.is_absolute():
+        here = Path.cwd()
+        path = path.relative_to(here) if path.is_relative_to(here) and path != here else Path(path.name)
+    return shlex.quote(str(path))

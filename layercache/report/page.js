@@ -9,7 +9,7 @@ const ahead = new IntersectionObserver((seen) => {
 // A chart in a closed <details> is in sight only when that is opened.
 document.querySelectorAll(".chart").forEach((place) => ahead.observe(place));
 
-const controls = document.querySelector(".controls");
+const controls = document.querySelector(".page-controls");
 if (controls) {
   const layers = Object.values(held.data).flatMap(({ columns }) => unpacked(columns.layer ?? []));
   const last = layers.reduce((most, one) => Math.max(most, one ?? 0), 0);

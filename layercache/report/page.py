@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,24 @@ Part = str | Figure | Numbers
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: an anchor, a heading, HTML, figures and numbers in order, and the commands that make it again."""
+    """A part of the page: an anchor, a heading, HTML, figures and numbers in order, and the commands that make it again.
+
+    A section may have a script and a style of its own; the script finds `data` as JSON in the element `<anchor>-data`.
+    """
 
     anchor: str
     heading: str
     parts: Sequence[Part]
-    commands: Sequence[str] = field(default=())
+    data: dict[str, Any] | None = None
+    script: str = ""
+    style: str = ""
+    commands: Sequence[str] = ()
+
+    @property
+    def embedded(self) -> str:
+        """The element with the data."""
+        data = "" if self.data is None else script_json(self.data)
+        return f'<script type="application/json" id="{self.anchor}-data">{data}</script>\n' if data else ""
 
 
 def render(title: str, sections: Sequence[Section], models: Sequence[str] = ()) -> str:
@@ -73,7 +85,9 @@ def render(title: str, sections: Sequence[Section], models: Sequence[str] = ()) 
     held = Embedded(models)
     body = "\n".join(_section(section, held) for section in sections)
     links = "".join(f'<li><a href="#{section.anchor}">{escape(section.heading)}</a></li>' for section in sections)
-    style, code, bundle = _asset("page.css"), "".join(map(_asset, _SCRIPTS)), _bundle()
+    style = "".join([_asset("page.css"), *(section.style for section in sections)])
+    code = "".join([*map(_asset, _SCRIPTS), *(_apart(section.script) for section in sections)])
+    bundle = _bundle()
     # Vega sets style attributes, so they are allowed; style elements other than the page's own are not. `style-src` is
     # for browsers that do not know the two finer directives.
     policy = (
@@ -105,11 +119,16 @@ def render(title: str, sections: Sequence[Section], models: Sequence[str] = ()) 
 </main>
 <footer class="faint">Charts are drawn by Vega, Vega-Lite and Vega-Embed (BSD-3-Clause), which are part of this file.</footer>
 <script type="application/json" id="page-data">{script_json(_content(held))}</script>
-<script>{bundle}</script>
+{"".join(section.embedded for section in sections)}<script>{bundle}</script>
 <script>{code}</script>
 </body>
 </html>
 """
+
+
+def _apart(script: str) -> str:
+    """Put a script into a block of its own, where its names meet no others."""
+    return f"{{\n{script}\n}}\n" if script else ""
 
 
 def _content(held: Embedded) -> dict[str, Any]:
@@ -122,12 +141,12 @@ def _controls(models: Sequence[str]) -> str:
     """Return what picks layers, models and the theme for the whole page; hidden where no script runs."""
     boxes = "".join(
         f'<label class="model"><input type="checkbox" checked value="{escape(model)}">'
-        f'<span class="swatch c{1 + place % len(theme.PALETTE) if len(models) <= len(theme.PALETTE) else 0}"></span>'
+        f'<span class="spot c{1 + place % len(theme.PALETTE) if len(models) <= len(theme.PALETTE) else 0}"></span>'
         f"{escape(model)}</label>"
         for place, model in enumerate(models)
     )
     shown = f'<fieldset><legend>Models</legend><div class="models">{boxes}</div></fieldset>' if len(models) > 1 else ""
-    return f"""<div class="controls" role="region" aria-label="What the charts show" hidden>
+    return f"""<div class="page-controls" role="region" aria-label="What the charts show" hidden>
 <fieldset><legend>Layers</legend>
 <label>from <input type="number" name="from" min="0" step="1" inputmode="numeric"></label>
 <label>to <input type="number" name="to" min="0" step="1" inputmode="numeric"></label>
@@ -163,7 +182,7 @@ def commands(lines: Sequence[tuple[str, str]]) -> str:
 def definitions(pairs: Sequence[tuple[str, str]]) -> str:
     """Return short facts as a line of numbers with what they are below."""
     inner = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
-    return f'<dl class="facts">{inner}</dl>'
+    return f'<dl class="totals">{inner}</dl>'
 
 
 def folded(summary: str, *inner: str) -> str:
@@ -255,7 +274,7 @@ def _table_place(frames: Sequence[str], rows: int, summary: str, name: str) -> s
 
 def title_of(chart: alt.TopLevelMixin) -> str:
     """Return the title above a figure."""
-    title = chart.title  # type: ignore[attr-defined]
+    title = chart.title
     return str(title.text if isinstance(title, alt.TitleParams) else title)
 
 

@@ -12,6 +12,8 @@ from layercache.report.marks import chart, grid, ticks, tip
 from layercache.report.measures import measure
 from layercache.report.text import capital, interval, number, plain
 
+FEW = 30
+"""Samples below which a group is said to be small."""
 QUESTION, ANSWER = "question_anchored", "answer_anchored"
 _GROUPS = {QUESTION: "question-anchored (flipped)", ANSWER: "answer-anchored (not flipped)"}
 _NOISE = "noise_"
@@ -97,12 +99,26 @@ def split(task: PathwayTask, condition: str) -> alt.TopLevelMixin | None:
             _lines(_named(part.filter(model=model), names), layers, list(names.values()), dashed)
             for part, dashed in ((groups, False), (floor, True))
         ]
+        title = alt.TitleParams(model, subtitle=_sizes(groups.filter(model=model)))
         panels.append(
             alt.layer(*(one for part in drawn for one in part)).properties(
-                title=model, width=charts.WIDTH, height=charts.HEIGHT
+                title=title, width=charts.WIDTH, height=charts.HEIGHT
             )
         )
     return grid(panels, f"ΔP by outcome under {plain(condition)} ({task.place}); dashed: the same made of noise")
+
+
+def _sizes(groups: pl.DataFrame) -> list[str]:
+    """Say how many samples flip and do not, a line a data set; of groups made at each layer the fewest and the most."""
+    said = []
+    for (name,), own in groups.group_by("data", maintain_order=True):
+        counts = []
+        for group in _GROUPS:
+            sizes = own.filter(group=group)["n"].to_list() or [0]
+            ends = dict.fromkeys(f"{size:,}" for size in (min(sizes), max(sizes)))
+            counts.append(" to ".join(ends) + (" (few)" if min(sizes) < FEW else ""))
+        said.append(f"{plain(str(name))}: {counts[0]} flipped, {counts[1]} not")
+    return said
 
 
 def _named(frame: pl.DataFrame, data: dict[str, str]) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Samples shown one by one: which, their most probable tokens at several layers, and the lens at every token."""
+"""A few samples as figures: which, their most probable tokens at several layers, and the lens at every token."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ from layercache.report.text import token
 from layercache.store.layout import CLEAN, LensOutput, Run
 from layercache.store.reader import Store
 
-STOPS = 5
+STOPS, FEW, N_TOKENS = 5, 4, 10
+"""Layers, samples and tokens of each layer that a figure shows."""
 MAX_TOKENS = 24
 """Tokens of a prompt that a grid shows, the last ones."""
 
@@ -34,7 +35,7 @@ class Sample(NamedTuple):
     grid: pl.DataFrame
 
 
-def choose(store: Store, how_many: int, n_tokens: int) -> list[Sample]:
+def choose(store: Store, how_many: int = FEW, n_tokens: int = N_TOKENS) -> list[Sample]:
     """Choose rows by how sure the first run is in the end, evenly from the surest to the least sure.
 
     Nobody picks them, and the choice is the same every time. Several data sets share the number.
@@ -53,12 +54,12 @@ def choose(store: Store, how_many: int, n_tokens: int) -> list[Sample]:
 
 def _of_data(store: Store, data: str, runs: list[Run], how_many: int, n_tokens: int) -> list[Sample]:
     first = runs[0]
-    lens = _lens(store, first)
+    lens = preferred(store, first)
     rows = store.rows(first, data).select("row", "sample_id").drop_nulls()
     if lens is None:
         ordered = rows.join(store.samples(first).select("sample_id", "prompt"), on="sample_id").sort("row")
     else:
-        sure = _query(store, "report_final_entropy", run=first.id, output=lens.output, layer=lens.layers[-1])
+        sure = query(store, "report_final_entropy", run=first.id, output=lens.output, layer=lens.layers[-1])
         ordered = rows.join(sure, on="sample_id").sort("entropy", "row")
     ordered = ordered.unique("sample_id", keep="first", maintain_order=True)
     last = len(ordered) - 1
@@ -82,22 +83,22 @@ def grids(store: Store, run: Run) -> list[LensOutput]:
     return [lens for lens in store.lens_outputs(run) if one_row_a_token(lens.position_name)]
 
 
-def _lens(store: Store, run: Run) -> LensOutput | None:
+def preferred(store: Store, run: Run) -> LensOutput | None:
     """Return the lens to show: that of the prompt's last position, the widest, where there is one."""
-    return max(lenses(store, run), key=_preference, default=None)
+    return max(lenses(store, run), key=preference, default=None)
 
 
-def _preference(lens: LensOutput) -> tuple[bool, int, bool, str]:
+def preference(lens: LensOutput) -> tuple[bool, int, bool, str]:
     """Order lenses; where one position is held with and without the scores of answers, without them."""
     return lens.position_name == "last@prompt", len(lens.layers), ":choices-" not in lens.output, lens.output
 
 
 def _tokens(store: Store, run: Run, data: str, row: int, n_tokens: int) -> pl.DataFrame:
     """Return model, layer, entropy, rank, token, probability and role of one row's sample in one run."""
-    lens = _lens(store, run)
+    lens = preferred(store, run)
     layers = stops(lens.layers) if lens else []
     output = lens.output if lens else ""
-    found = _query(store, "report_top_tokens", run=run.id, output=output, sample=_sample_id(store, run, data, row))
+    found = query(store, "report_top_tokens", run=run.id, output=output, sample=_sample_id(store, run, data, row))
     found = found.filter(pl.col("layer").is_in(layers), pl.col("rank") < n_tokens).sort("layer", "rank")
     final = found.filter((pl.col("layer") == max(layers, default=0)) & (pl.col("rank") == 0))["token_id"]
     chosen = pl.col("token_id").is_in(final.implode()) if len(final) else pl.lit(False)
@@ -116,7 +117,7 @@ def _tokens(store: Store, run: Run, data: str, row: int, n_tokens: int) -> pl.Da
 def _grid(store: Store, run: Run, data: str, row: int) -> pl.DataFrame:
     """Return model, position, token, layer, top_token, probability and entropy of one row's sample in one run."""
     output = max((lens.output for lens in grids(store, run) if lens.position_name == "token@prompt"), default="")
-    found = _query(store, "report_lens_grid", run=run.id, output=output, sample=_sample_id(store, run, data, row))
+    found = query(store, "report_lens_grid", run=run.id, output=output, sample=_sample_id(store, run, data, row))
     last = found["position"].max()
     shown = found.filter(pl.col("position") > (last or 0) - MAX_TOKENS) if len(found) else found  # type: ignore[operator]
     return shown.with_columns(
@@ -136,5 +137,6 @@ def stops(layers: list[int]) -> list[int]:
     return [layers[number] for number in sorted({round(last * n / (STOPS - 1)) for n in range(STOPS)})]
 
 
-def _query(store: Store, name: str, **values: object) -> pl.DataFrame:
+def query(store: Store, name: str, **values: object) -> pl.DataFrame:
+    """Run a query of the report's own, under the clean condition where it has one."""
     return to_polars(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))

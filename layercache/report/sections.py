@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from layercache.report import figures, frames, page, pathways, qualities, samples, texts
+from layercache.report import figures, frames, page, pathways, qualities, texts
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
 from layercache.report.sentences import entropy_finding, layers_finding, probe_finding
@@ -22,8 +22,8 @@ _ENTROPY_NOTE = (
 )
 _TEXT_NOTE = (
     "Each layer's text was generated from that layer alone, through the final norm and unembedding, and is compared with "
-    "the row's references. Layers see the same rows; BLEU and chrF are those of all texts together. Rows below are chosen "
-    "by the last layer's score, evenly from the best to the worst; ∅ is an empty text."
+    "the row's references. Layers see the same rows; BLEU and chrF are those of all texts together. What every layer "
+    "wrote for single rows is under “Samples”."
 )
 _PATHWAYS_NOTE = (
     "A probe of each layer's clean states says whether an answer is right; the same probe then reads the states of passes in "
@@ -42,11 +42,6 @@ _SPLIT_CAPTION = (
 _QUALITY_NOTE = (
     "What the states of each layer are like, without any label: how many directions they use, how near one another they lie, "
     "and what of a prompt stays when its spelling changes. No number is better higher up by itself; dashed lines are chance."
-)
-_SAMPLES_NOTE = (
-    "Chosen by how sure the first model is at its last layer, evenly from the surest to the least sure sample (where the "
-    "lens was read at every token only, evenly in the order of the data). Orange is the "
-    "token that the last layer puts first, green the target where that is another one; ␣ is a space, ⏎ a line end."
 )
 
 _DRAWN = ("agrees_with_final", "kl_to_final", "target_logprob")
@@ -131,8 +126,8 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
     return Section("lens", "How predictions form", parts)
 
 
-def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
-    """Return how good the text of every layer is, a part a data set and generated output, and a few rows' texts."""
+def text_section(numbers: pl.DataFrame) -> Section:
+    """Return how good the text of every layer is, a part a data set and generated output."""
     parts: list[page.Part] = [page.paragraph(_TEXT_NOTE, "faint")]
     for task in texts.tasks(numbers):
         parts.append(page.heading(f"{task.data}, {task.output}"))
@@ -144,12 +139,6 @@ def text_section(store: Store, numbers: pl.DataFrame, how_many: int) -> Section:
             name = measure(metric).name
             caption = f"{capital(name)} over layers, with 95 % intervals."
             parts.append(Figure(figures.text(task, metric), caption, None if metric in opened else name))
-        for row in texts.choose(store, task, how_many):
-            parts.append(page.heading(f"{task.data}, row {row.row}, by layer"))
-            parts.append(page.code(row.prompt, "prompt"))
-            if row.references:
-                parts.append(page.paragraph(f"Reference: {' / '.join(row.references)}"))
-            parts.append(page.table(row.texts, sortable=False))
     return Section("text", "What each layer writes", parts)
 
 
@@ -198,25 +187,6 @@ def quality_section(store: Store, numbers: pl.DataFrame) -> Section:
 def _one_open(charts: Sequence[alt.TopLevelMixin], caption: str, opened: int = 1) -> list[page.Part]:
     """Return figures of which all but the first are folded away under their titles."""
     return [Figure(chart, caption, None if at < opened else page.title_of(chart)) for at, chart in enumerate(charts)]
-
-
-def samples_section(store: Store, how_many: int, n_tokens: int) -> Section:
-    """Return a few samples, one by one."""
-    if not any(store.lens_outputs(run) for run in store.runs()):
-        return Section("samples", "Samples", [page.paragraph(_no_lens(store))])
-    parts: list[page.Part] = [page.paragraph(_SAMPLES_NOTE, "faint")]
-    for sample in samples.choose(store, how_many, n_tokens):
-        parts.append(page.heading(f"{sample.data}, row {sample.row}"))
-        parts.append(page.code(sample.prompt, "prompt"))
-        if len(sample.tokens):
-            parts.append(Figure(figures.tokens(sample), f"The most probable tokens at {sample.position}, by layer."))
-        if len(sample.grid):
-            most = samples.MAX_TOKENS
-            caption = (
-                f"The logit lens at every token (the last {most} of longer prompts): the most probable next token."
-            )
-            parts.append(Figure(figures.heat(sample), caption, "the lens at every token"))
-    return Section("samples", "Samples", parts)
 
 
 def _no_lens(store: Store) -> str:

@@ -1,15 +1,12 @@
-"""Generated text in the report: scores over layers, findings in words, what every layer wrote for a few rows."""
+"""Generated text in the report: scores over layers, and findings in words."""
 
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from layercache import queries
-from layercache.report.frames import clean, model_names, sample_scores, to_polars
+from layercache.report.frames import clean
 from layercache.report.measures import measure
 from layercache.report.text import interval
-from layercache.store.layout import CLEAN
-from layercache.store.reader import Store
 
 HEADLINE = ("token_f1", "rouge_l", "bleu", "bertscore_f1", "exact_match", "chrf")
 """Scores whose figures are open, the first there is being the one that findings quote."""
@@ -41,15 +38,6 @@ class TextTask(NamedTuple):
         """The score that is quoted."""
         known = self.scores["metric"].unique(maintain_order=True).to_list()
         return next((name for name in HEADLINE if name in known), known[0])
-
-
-class WrittenRow(NamedTuple):
-    """A row that is shown: its prompt as the first run saw it, its references, and model, layer, text."""
-
-    row: int
-    prompt: str
-    references: list[str]
-    texts: pl.DataFrame
 
 
 def tasks(numbers: pl.DataFrame) -> list[TextTask]:
@@ -109,44 +97,3 @@ def _clear(row: dict[str, Any], nothing: float) -> str:
     """Say so when an interval holds the value that means nothing."""
     unclear = row["low"] is not None and row["low"] <= nothing <= row["high"]
     return ": the interval holds " + f"{nothing:g}, no clear difference" if unclear else ""
-
-
-def choose(store: Store, task: TextTask, how_many: int) -> list[WrittenRow]:
-    """Choose rows by the last layer's score in the first run, evenly from the best to the worst, and read their texts."""
-    names = model_names(store)
-    held = {run.id: {info.name: info for info in store.data(run)} for run in store.runs()}
-    runs = [run for run in task.scores["run"].unique().to_list() if task.data in held.get(run, {})]
-    runs.sort(key=lambda run: names[run])
-    if not runs:
-        return []
-    own = task.scores.filter(run=runs[0])
-    place = {"run": runs[0], "data": task.data, "analysis": "text", "label": task.label, "group": task.output}
-    scores, asked = sample_scores(store, {**place, "metric": task.metric, "layer": own["layer"].max()})
-    ordered = scores.sort("value", "row", descending=[True, False]).unique(
-        "sample_id", keep="first", maintain_order=True
-    )
-    last = len(ordered) - 1
-    picked = sorted({round(last * at / max(how_many - 1, 1)) for at in range(how_many)} if last >= 0 else set())
-    columns = asked.get("reference") or list(held[runs[0]][task.data].reference)
-    rows, prompts = store.rows(runs[0], task.data), store.samples(runs[0]).select("sample_id", "prompt")
-    found = []
-    for row, sample in ordered[picked].select("row", "sample_id").iter_rows():
-        cells = rows.filter(row=row).select(columns).row(0)
-        prompt = prompts.filter(sample_id=sample)["prompt"].to_list()
-        texts = [_texts(store, run, names[run], task, row) for run in runs]
-        found.append(WrittenRow(row, "".join(prompt), _references(cells), pl.concat(texts).sort("layer", "model")))
-    return found
-
-
-def _texts(store: Store, run: str, name: str, task: TextTask, row: int) -> pl.DataFrame:
-    """Return layer, model, text of what each layer of a run wrote for a row."""
-    ids = store.rows(run, task.data).filter(row=row)["sample_id"].drop_nulls()
-    values = {"run": run, "condition": CLEAN, "output": task.output, "sample": ids[0] if len(ids) else ""}
-    found = to_polars(store.sql(queries.load_query("report_texts").sql, values))
-    shown = pl.when(pl.col("text").str.strip_chars() == "").then(pl.lit("∅")).otherwise(pl.col("text"))
-    return found.select("layer", pl.lit(name).alias("model"), shown.alias("text"))
-
-
-def _references(cells: tuple[Any, ...]) -> list[str]:
-    items = (item for cell in cells for item in (cell if isinstance(cell, list) else [cell]))
-    return [str(item) for item in items if item is not None]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from layercache.store import reader
+from layercache.store import mirror, reader
 from layercache.store.coverage import Replaced, replaced
 from layercache.store.layout import QUARANTINE, TEMPORARY, Run, check_store
 from layercache.store.publish import check_not_frozen, is_being_written, one_line_errors, remove
@@ -74,6 +74,8 @@ def _litter(store: Path, older_than: float) -> Iterator[tuple[Garbage, str | Non
     now = time.time()
     for garbage in leftovers(store):
         yield garbage, _too_young(now - _newest(garbage.path), older_than)
+    for path, what, size, modified in mirror.orphans(store):
+        yield Garbage(path, what, size), _too_young(now - modified, older_than)
     for path in sorted((store / QUARANTINE).glob("*")):
         age = now - path.stat().st_mtime
         yield Garbage(path, "in quarantine", _size(path)), _too_young(age, older_than)

@@ -1,7 +1,7 @@
 """The fence round a query from elsewhere: the statement gate, and the process that runs what passes it.
 
-`sql.run_query` starts this file as a program of its own. It imports nothing of layercache, so that it
-starts quickly; it reads a request (JSON) from stdin and writes the result to stdout as an Arrow IPC
+`sql.run_query` starts this file as a program of its own. It imports nothing of layercache (but to read a store that is
+in a bucket), so that it starts quickly; it reads a request (JSON) from stdin and writes the result to stdout as an Arrow IPC
 stream, or one line of text to stderr and exits with `FAILED`.
 
 The gate is the wall. DuckDB's settings alone let `COPY … TO` write below an allowed directory, let views
@@ -223,6 +223,13 @@ def _connect(memory: int) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _read_over(connection: duckdb.DuckDBPyConnection, lines: list[int]) -> None:
+    """Let the views read files of a bucket over lines to the process that started this one."""
+    from layercache.store.remote import broker, duck
+
+    connection.register_filesystem(duck.file_system(broker.reader(lines)))
+
+
 def _prepare(connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> None:
     """Make the views, then lock everything else."""
     try:
@@ -270,6 +277,8 @@ def _result(connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> p
 def _answer(request: dict[str, Any], out: BinaryIO) -> None:
     """Run the query and write its result as it comes."""
     connection = _connect(request["memory"])
+    if lines := request.get("lines"):
+        _read_over(connection, lines)
     reader = _result(connection, request)
     size = 0
     with pa.ipc.new_stream(out, reader.schema) as writer:

@@ -15,10 +15,11 @@ import pyarrow as pa
 from layercache.errors import StoreError
 from layercache.head import Head, Linear, Norm
 from layercache.store import tensors
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import BESIDE_RUN, Run, canonical_json, check_format, first_line
 from layercache.store.publish import check_not_frozen, one_line_errors, place_file, staging, sync
 from layercache.store.schema import FORMAT, READER
-from layercache.store.shard_checks import Problem, file_sha256
+from layercache.store.shard_checks import Problem
 from layercache.store.tensors import Tensors
 
 _METADATA = "layercache"

@@ -6,12 +6,14 @@ reads them together takes a damaged file badly, so it is given only bytes that a
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from layercache.errors import StoreError
+from layercache.store import files
 from layercache.store.layout import ShardInfo, first_line
 from layercache.store.manifest import MEND
 from layercache.store.states import read_column
@@ -28,12 +30,24 @@ def read_ids(shards: Sequence[ShardInfo]) -> list[pa.Array]:
     Raises:
         StoreError: a file cannot be read, or is not the one its manifest was written for.
     """
+    _fetch(shards)
     found: dict[int, pa.Array] = {}
     small = [index for index, shard in enumerate(shards) if shard.files[_FILE].bytes <= _SMALL]
     for start in range(0, len(small), _TOGETHER):
         part = small[start : start + _TOGETHER]
         found |= zip(part, _together([shards[index] for index in part]), strict=True)
     return [found[index] if index in found else _one(shard) for index, shard in enumerate(shards)]
+
+
+def _fetch(shards: Sequence[ShardInfo]) -> None:
+    """Bring what is to be read of a bucket's files here at once; what is wrong with one is told when it is read."""
+    small = [shard.files[_FILE].bytes <= _SMALL for shard in shards]
+    files.fetch_whole([shard.path / _FILE for shard, is_small in zip(shards, small) if is_small])
+    with suppress(pa.ArrowException):
+        files.fetch(
+            [shard.path / _FILE for shard, is_small in zip(shards, small) if not is_small],
+            lambda metadata: [(group, [_COLUMN]) for group in range(metadata.num_row_groups)],
+        )
 
 
 def _together(shards: Sequence[ShardInfo]) -> list[pa.Array]:
@@ -53,7 +67,7 @@ def _together(shards: Sequence[ShardInfo]) -> list[pa.Array]:
 def _content(shard: ShardInfo) -> bytes:
     path = f"{shard.path}/{_FILE}"
     try:
-        with open(path, "rb") as file:
+        with files.open_binary(path) as file:
             data = file.read()
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({first_line(error)}): {MEND}") from error

@@ -163,6 +163,12 @@ def place(output: str) -> Place | None:
     return None if table is None else Place(table, {"output": output})
 
 
+def table_of(output: str) -> str | None:
+    """Return the table that an output's rows are in; None for an output that this version does not know."""
+    where = place(output)
+    return None if where is None else where.table
+
+
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON text of a value that hashes are taken over: UTF-8, keys sorted, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -351,6 +357,8 @@ def check_store(path: Path) -> None:
         StoreError: nothing is there, or something else, or it cannot be looked at.
     """
     check_path(path)
+    if _is_mirror(path):
+        return
     try:
         if not path.exists():
             raise StoreError(f"no store at {path}: run `layercache extract` first, or give another --store")
@@ -360,6 +368,17 @@ def check_store(path: Path) -> None:
             raise StoreError(f"{path} is not a store: give the directory that `layercache extract` wrote")
     except OSError as error:
         raise StoreError(f"cannot read the store {path}: {first_line(error)}") from error
+
+
+def _is_mirror(path: Path) -> bool:
+    """Bring a mirror up to date; False of a path that is none."""
+    from layercache.store import mirror
+
+    if mirror.of(path) is None:
+        return False
+    if mirror.refresh(path).empty:
+        raise StoreError(f"no store at {mirror.name(path)}: run `layercache extract` first, or give another --store")
+    return True
 
 
 def frozen_hint(store: Path) -> str | None:

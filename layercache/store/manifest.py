@@ -43,6 +43,16 @@ def seal(value: dict[str, Any]) -> bytes:
     return head + field[:-1] + hashlib.sha256(empty).hexdigest().encode() + field[-1:] + tail
 
 
+def of_run(shard: ShardInfo, run_sha256: str) -> bytes:
+    """Return the bytes of a shard's manifest beside a `run.json` of that sha256: its own, where it is that one."""
+    if shard.run_sha256 == run_sha256:
+        return (shard.path / MANIFEST).read_bytes()
+    # The model goes by another name there, and so its `run.json` has other bytes.
+    value = {**read_json(shard.path / MANIFEST), "run_sha256": run_sha256}
+    value.pop("sha256")
+    return seal({**value, "sha256": ""})
+
+
 def own_hash_is_right(data: bytes) -> bool:
     """Tell whether the last `sha256` of a manifest is that of its bytes with that field empty."""
     head, found, tail = data.rpartition(b'"sha256": "')

@@ -5,12 +5,14 @@ all, byte for byte, and what is there already stays, so a merge can be stopped a
 twice changes nothing. A sample that two shards hold counts once, by the format's own rule.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import manifest, reader, results, sequence
+from layercache.store import manifest, outstanding, pieces, reader, rows, sequence
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     BESIDE_RUN,
     CONDITION,
@@ -23,21 +25,22 @@ from layercache.store.layout import (
     SHARD,
     Run,
     ShardInfo,
-    beside_run,
-    read_json,
     run_id,
 )
+from layercache.store.outstanding import Plan, RunPlan, Step
 from layercache.store.publish import (
     copy_file,
     make_folder,
     one_line_errors,
+    place_file,
     publish_folder,
     staging,
-    sync,
     write_file,
 )
-from layercache.store.reader import Store
-from layercache.store.shard_checks import file_sha256, shard_problems
+from layercache.store.results import ResultInfo
+from layercache.store.selection import EVERYTHING, Selection
+from layercache.store.sequence import SequencedFile
+from layercache.store.shard_checks import shard_problems
 from layercache.store.writer import check_writable
 
 _ADVICE = {"parquet": "; to have the rows of both, extract the whole data once more, which needs no forward pass"}
@@ -73,34 +76,74 @@ def check(sources: Iterable[Path], target: Path) -> None:
             raise StoreError(f"{source} and {target} are the same store: give another --store")
 
 
-def merge(source: Path, target: Path, note: Callable[[str], None] = lambda text: None) -> Merged:
+def merge(
+    source: Path,
+    target: Path,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    asked: Selection = EVERYTHING,
+) -> Merged:
     """Copy into `target` what `source` holds and it lacks.
 
     Args:
         source: a store; only read.
         target: a store, or where to make one.
         note: is told of every run as it is done.
+        asked: what to copy; of shards that are wanted in part new ones are made.
 
     Raises:
-        StoreError: a store cannot be read or written, a shard of the source is damaged, or a run of both has
-            other layers in each.
+        StoreError: a store cannot be read or written, a shard of the source is damaged, a run of both has
+            other layers in each, or there is nothing of what is asked for.
     """
     check([source], target)
-    opened, merged = reader.open(source), Merged(source)
+    return carry_out(outstanding.plan(source, target, asked), note)
+
+
+def carry_out(
+    plan: Plan,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    moved: Callable[[int], None] = lambda nbytes: None,
+    ready: Callable[[Step], AbstractContextManager[None]] = lambda step: nullcontext(),
+) -> Merged:
+    """Copy what a plan lists.
+
+    Args:
+        plan: what the target lacks.
+        note: is told of every run as it is done.
+        moved: is told of bytes as they have been copied; they add up to about `outstanding.size`.
+        ready: is entered around every step, and makes the files there that it reads.
+
+    Raises:
+        StoreError: as `merge`.
+    """
+    source, target, merged = plan.source, plan.target, Merged(plan.source)
     with one_line_errors(target):
         make_folder(target)
         renamed = set()
-        for run in opened.runs():
-            found = _run(run, target, merged)
-            if found.id != run.id:
-                renamed.add(run.id)
-            _shards(opened, run, found, merged)
-            for path in beside_run(run):
+        for one in plan.runs:
+            found = _run(one.run, target, merged)
+            if found.id != one.run.id:
+                renamed.add(one.run.id)
+            merged.there += one.there
+            run_sha256 = file_sha256(found.path / RUN_FILE)
+            for step in one.steps:
+                with ready(step):
+                    if step.piece is None:
+                        _shard(step.shards[0], one.run, found, run_sha256, merged, moved)
+                    else:
+                        _piece(step, found, merged)
+                        moved(step.size.bytes)
+            for path in one.heads:
                 _named_file(path, found.path / path.name, target, merged)
-            _sequenced(run.path / ROWS, found.path / ROWS, "parquet", target, merged)
-            note(f"{run.id}: done")
-        _sequenced(source / RECIPES, target / RECIPES, "json", target, merged)
-        _results(source, target, renamed, merged)
+                moved(path.stat().st_size)
+            _rows(one, found, merged)
+            moved(sum(file.path.stat().st_size for file in one.rows))
+            note(f"{one.run.id}: done")
+        _sequenced(plan.recipes, source / RECIPES, target / RECIPES, "json", target, merged)
+        moved(sum(file.path.stat().st_size for file in plan.recipes))
+        _results(plan.results, target, renamed, merged)
+        moved(sum(path.stat().st_size for info in plan.results for path in info.path.iterdir()))
     return merged
 
 
@@ -124,20 +167,9 @@ def _run(run: Run, target: Path, merged: Merged) -> Run:
     return next(one for one in reader.open(target).runs() if one.hash == run.hash)
 
 
-def _shards(opened: Store, run: Run, found: Run, merged: Merged) -> None:
-    run_sha256 = file_sha256(found.path / RUN_FILE)
-    for condition in opened.conditions(run):
-        folder = found.path / f"{CONDITION}{condition}"
-        counting = reader.open(found.store).shards(found, condition)
-        gone = {name for shard in counting for name in shard.replaces}
-        for shard in opened.shards(run, condition):
-            if shard.name in gone or (folder / f"{SHARD}{shard.name}" / MANIFEST).exists():
-                merged.there += 1
-            else:
-                _shard(shard, run, found, run_sha256, merged)
-
-
-def _shard(shard: ShardInfo, run: Run, found: Run, run_sha256: str, merged: Merged) -> None:
+def _shard(
+    shard: ShardInfo, run: Run, found: Run, run_sha256: str, merged: Merged, moved: Callable[[int], None]
+) -> None:
     """Copy a shard, after a look at its names and sizes; its bytes are checked as they are copied."""
     problems = shard_problems(shard.path, run, deep=False)
     if problems:
@@ -147,32 +179,64 @@ def _shard(shard: ShardInfo, run: Run, found: Run, run_sha256: str, merged: Merg
         for name, info in shard.files.items():
             if copy_file(shard.path / name, folder / name) != info.sha256:
                 raise StoreError(_damaged(f"{shard.path / name}: its sha256 is not the manifest's", run))
-        if shard.run_sha256 == run_sha256:
-            copy_file(shard.path / MANIFEST, folder / MANIFEST)
-        else:
-            # The model goes by another name here, and so its `run.json` has other bytes.
-            value = {**read_json(shard.path / MANIFEST), "run_sha256": run_sha256}
-            value.pop("sha256")
-            write_file(folder / MANIFEST, manifest.seal({**value, "sha256": ""}))
+            moved(info.bytes)
+        write_file(folder / MANIFEST, manifest.of_run(shard, run_sha256))
         published = publish_folder(folder, final)
     merged.shards += published
     merged.there += not published
     merged.bytes += sum(info.bytes for info in shard.files.values()) if published else 0
 
 
+def _piece(step: Step, found: Run, merged: Merged) -> None:
+    """Make a shard of a piece; every row of it is checked before it appears."""
+    assert step.piece is not None
+    assert step.known is not None
+    shard = pieces.filled(step.known, step.piece, found, pieces.taken(step.shards))
+    merged.bytes += shard.nbytes
+    name = shard.publish(check=True)
+    merged.shards += name is not None
+
+
 def _damaged(what: str, run: Run) -> str:
     return f"{what}: run `layercache verify --deep --repair` on {run.store}, then this command again"
 
 
-def _sequenced(source: Path, target: Path, suffix: str, store: Path, merged: Merged) -> None:
-    """Copy files of which the newest counts; of equally new ones the larger name, here as anywhere."""
+def _rows(one: RunPlan, found: Run, merged: Merged) -> None:
+    """Copy rows files; where both stores have rows of a data set whose answers came in parts, write the rows of both."""
+    before = sequence.newest(sequence.files(found.path / ROWS, "parquet"))
+    together: dict[str, rows.Joined] = {}
+    for name, file in sequence.newest(sequence.files(one.run.path / ROWS, "parquet")).items():
+        if name in one.data and name in before and (joined := rows.joined(before[name].path, file.path)) is not None:
+            together[name] = joined
+    _sequenced(one.rows, one.run.path / ROWS, found.path / ROWS, "parquet", found.store, merged, set(together))
+    for joined in together.values():
+        merged.files += rows.put_joined(found, joined)
+
+
+def _sequenced(
+    files: Iterable[SequencedFile],
+    source: Path,
+    target: Path,
+    suffix: str,
+    store: Path,
+    merged: Merged,
+    expected: Container[str] = (),
+) -> None:
+    """Copy files of which the newest counts; of equally new ones the larger name, here as anywhere.
+
+    Args:
+        expected: names of which it is known that both stores have another newest file.
+    """
     known = sequence.newest(sequence.files(target, suffix))
-    for file in sequence.files(source, suffix):
+    names = {file.name for file in files}
+    for file in files:
         _named_file(file.path, target / file.path.name, store, merged)
     now = sequence.newest(sequence.files(target, suffix))
     for name, given in sequence.newest(sequence.files(source, suffix)).items():
+        if name not in names and name not in known:
+            continue
         before, counts = known.get(name, given), now[name]
-        if before.path.name != given.path.name:
+        if before.path.name != given.path.name and name not in expected:
             other = before if counts.path.name == given.path.name else given
             what = "rows of data set" if suffix == "parquet" else "recipe"
             merged.notes.append(
@@ -190,23 +254,18 @@ def _named_file(path: Path, final: Path, store: Path, merged: Merged) -> None:
         match = BESIDE_RUN.fullmatch(path.name)
         if not sha256.startswith(match["sha"] if match else path.stem[-16:]):
             raise StoreError(f"{path}: its sha256 is not the one in its name: run `layercache verify --repair`")
-        make_folder(final.parent)
-        (folder / path.name).replace(final)
-        sync(final.parent)
+        place_file(folder / path.name, final)
     merged.files += 1
     merged.bytes += final.stat().st_size
 
 
-def _results(source: Path, target: Path, renamed: set[str], merged: Merged) -> None:
+def _results(infos: Iterable[ResultInfo], target: Path, renamed: set[str], merged: Merged) -> None:
     """Copy results; not those of runs that are called otherwise here, since their tables name the run."""
-    for info in results.listing(source):
+    for info in infos:
         if renamed & {name.partition("/")[0] for name in info.inputs}:
             merged.notes.append(f"{info.path.name} left out: its run is called otherwise here; analyze makes it again")
-            continue
-        final = target / RESULTS / info.path.name
-        if final.exists():
             continue
         with staging(target) as folder:
             for path in sorted(info.path.iterdir()):
                 copy_file(path, folder / path.name)
-            merged.results += publish_folder(folder, final)
+            merged.results += publish_folder(folder, target / RESULTS / info.path.name)

@@ -5,6 +5,8 @@ one rename puts it in its place; the parents follow. Renaming onto a directory t
 which makes the rename "put if absent": of several writers of the same thing exactly one wins. Nothing
 here relies on file locks, which some network file systems silently ignore; the one lock there is, on a
 directory being written, only keeps `gc` on the same machine from taking it for a leftover.
+
+In the mirror of a bucket all of this puts things into the bucket first (`remote.upload`), then into the mirror.
 """
 
 import errno
@@ -18,7 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from layercache.errors import StoreError
+from layercache.store import files, mirror
 from layercache.store.layout import TEMPORARY, first_line, frozen_hint
+from layercache.store.remote import upload
 
 _OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
 _LOCKED = {errno.EWOULDBLOCK, errno.EACCES}
@@ -131,6 +135,9 @@ def remove(store: Path, paths: Iterable[Path]) -> None:
 
     Nothing is deleted before its absence from the store is on the disk: no half of it can come back.
     """
+    paths = list(paths)
+    if (bucket := mirror.of(store)) is not None:
+        upload.remove(bucket, paths)
     with staging(store) as folder:
         parents = set()
         for number, path in enumerate(paths):
@@ -139,7 +146,19 @@ def remove(store: Path, paths: Iterable[Path]) -> None:
                 path.rename(folder / f"{number}-{path.name}"[:200])
             parents.add(path.parent)
         for parent in sorted(parents):
-            sync(parent)
+            # A mirror need not have what lies about in its bucket.
+            with suppress(FileNotFoundError):
+                sync(parent)
+
+
+def move(path: Path, target: Path) -> None:
+    """Move a file or directory within a store."""
+    if (bucket := mirror.of(path)) is not None:
+        upload.move(bucket, path, target)
+    make_folder(target.parent)
+    path.rename(target)
+    sync(target.parent)
+    sync(path.parent)
 
 
 def publish_folder(staged: Path, final: Path) -> bool:
@@ -147,7 +166,13 @@ def publish_folder(staged: Path, final: Path) -> bool:
 
     Returns:
         True when it is there now; False when something else was there first, which is left as it is.
+
+    Raises:
+        OSError: it cannot be written.
+        StoreError: the store is in a bucket that cannot be reached.
     """
+    if (bucket := mirror.of(final)) is not None:
+        return upload.publish_folder(bucket, staged, final)
     sync(staged)
     make_folder(final.parent)
     try:
@@ -169,6 +194,9 @@ def publish_file(store: Path, final: Path, data: bytes) -> None:
 
 def place_file(staged: Path, final: Path) -> None:
     """Rename a staged file, which is on the disk already, into its place; its name has to say its content."""
+    if (bucket := mirror.of(final)) is not None:
+        upload.place_file(bucket, staged, final)
+        return
     make_folder(final.parent)
     staged.replace(final)
     sync(final.parent)
@@ -181,7 +209,7 @@ def copy_file(source: Path, target: Path) -> str:
         The sha256 of what was copied, in hex.
     """
     sha256 = hashlib.sha256()
-    with source.open("rb") as given, target.open("wb") as file:
+    with files.open_binary(source) as given, target.open("wb") as file:
         while data := given.read(_CHUNK):
             sha256.update(data)
             file.write(data)

@@ -1,16 +1,18 @@
 """Reads a store. Files are found through manifests, never by a wildcard; what is held twice counts once."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import polars as pl
 import pyarrow as pa
 
+from layercache import nearest
 from layercache.errors import StoreError
 from layercache.outputs import one_row_a_token
-from layercache.store import manifest, rows, sequence
+from layercache.store import manifest, mirror, rows, sequence
+from layercache.store.files import fetch_whole, open_parquet
 from layercache.store.holdings import SAMPLES, Exclusion, Holdings, exclusions, holdings
 from layercache.store.ids import read_ids
 from layercache.store.layout import (
@@ -37,7 +39,6 @@ from layercache.store.states import (
     LabelledMatrix,
     Matrix,
     Source,
-    open_parquet,
     read_states,
     unreadable,
     with_labels,
@@ -50,20 +51,31 @@ if TYPE_CHECKING:
 def open(path: str | Path) -> "Store":
     """Open a store for reading; an empty directory is an empty store.
 
+    Args:
+        path: its directory, or the URL of a place in a bucket: `s3://bucket/prefix`, `gs://…`, `az://…`. Its small
+            files are then copied into the user's cache folder, and of the large ones fetched what is read.
+
     Raises:
-        StoreError: nothing is there, it is not a store, or it is in a newer format.
+        StoreError: nothing is there, it is not a store, or it is in a newer format; or the bucket cannot be read.
     """
-    store = Store(Path(path))
+    store = Store(mirror.located(path))
     check_store(store.path)
     store.runs()
     return store
+
+
+@lru_cache(maxsize=8)
+def _open_again(name: str) -> "Store":
+    """Open a store that was pickled, by its path or URL, once in this process."""
+    return Store(mirror.located(name))
 
 
 class Store:
     """A store that is open for reading. Wherever a run is asked for, its name will do (see `run`).
 
     A published shard never changes, so what was read of one is remembered; new runs, shards and rows are
-    seen at the next call.
+    seen at the next call, of a store in a bucket those of other machines when it is opened again. Pickled it is its path
+    or URL, and what it remembers stays behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,14 +84,17 @@ class Store:
         self._ids: dict[Path, pa.Array] = {}
         self._overlaps: dict[tuple[Path, ...], list[Exclusion]] = {}
 
+    def __reduce__(self) -> "tuple[Callable[[str], Store], tuple[str]]":
+        return _open_again, (mirror.name(self.path),)
+
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
+        return f"Store({mirror.name(self.path)!r}): {', '.join(run.id for run in self.runs()) or 'empty'}"
 
     def _repr_html_(self) -> str:
         """Show the runs as a table in a notebook; text of the store is escaped."""
         from layercache import listing, table
 
-        return f"<p>Store <code>{table.html_text(str(self.path))}</code></p>{table.html(listing.runs(self))}"
+        return f"<p>Store <code>{table.html_text(mirror.name(self.path))}</code></p>{table.html(listing.runs(self))}"
 
     @property
     def frozen(self) -> bool:
@@ -110,10 +125,8 @@ class Store:
                 return matches[0]
             if matches:
                 raise StoreError(f"{name!r} could be any of {', '.join(run.id for run in matches)}: give one of them")
-        known = [name for run in runs for name in (run.id, run.model)]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"it holds {', '.join(run.id for run in runs) or 'no runs'}"
-        raise StoreError(f"no run {name!r} in {self.path}: {hint}")
+        known = [*(run.id for run in runs), *(run.model for run in runs)]
+        raise StoreError(f"no run {name!r} in {mirror.name(self.path)}: {nearest.hint(name, known, 'it holds')}")
 
     def data(self, run: Run | str) -> list[RowsInfo]:
         """List the data sets whose rows are stored for a run, by name, the newest rows file of each."""
@@ -154,8 +167,8 @@ class Store:
     def _rows_path(self, run: Run | str, data: str) -> Path:
         files = self._rows_files(run)
         if data not in files:
-            known = ", ".join(sorted(files)) or "none"
-            raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: it has {known}")
+            said = nearest.hint(data, sorted(files), "it has")
+            raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: {said}")
         return files[data].path
 
     def _run(self, run: Run | str) -> Run:
@@ -401,6 +414,7 @@ class Store:
         """
         shards = self.shards(run, condition)
         schema = arrow_schema(TABLES[SAMPLES].columns)
+        fetch_whole(shard.path / f"{SAMPLES}.parquet" for shard in shards)
         tables = [_read(shard, SAMPLES, schema.names).select(schema.names).cast(schema) for shard in shards]
         frame = pl.from_arrow(pa.concat_tables([schema.empty_table(), *tables]))
         assert isinstance(frame, pl.DataFrame)

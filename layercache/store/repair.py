@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layercache.store.layout import CONDITION, MANIFEST, QUARANTINE, RECIPES, RESULTS, ROWS, RUN, RUN_FILE, SHARD
-from layercache.store.publish import check_not_frozen, make_folder, one_line_errors, sync
+from layercache.store.publish import check_not_frozen, move, one_line_errors
 from layercache.store.shard_checks import NOT_LISTED, Problem
 
 
@@ -40,10 +40,7 @@ def repair(store: Path, problems: Iterable[Problem]) -> list[Moved]:
         with one_line_errors(path):
             if not path.is_symlink() and not path.exists():
                 continue
-            make_folder(target.parent)
-            path.rename(target)
-            sync(target.parent)
-            sync(path.parent)
+            move(path, target)
         moved.append(Moved(path, target))
     return moved
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, listed, read_json, refuse_link
 from layercache.store.manifest import own_hash_is_right, seal
 from layercache.store.publish import READ_ONLY, one_line_errors, publish_folder, staging, write_file
@@ -144,7 +145,7 @@ def problems(store: Path, *, deep: bool) -> Iterator[tuple[Path, str]]:
             if set(value) != _UNSEALED and not own_hash_is_right(data):
                 yield folder / MANIFEST, "its own sha256 is wrong"
             for name, stated in value["files"].items():
-                if hashlib.sha256((folder / name).read_bytes()).hexdigest() != stated["sha256"]:
+                if file_sha256(folder / name) != stated["sha256"]:
                     yield folder / name, "its sha256 is not the manifest's"
 
 

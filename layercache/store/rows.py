@@ -7,7 +7,7 @@ forward pass. The newest sequence counts; a file is never changed.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
 from layercache.recipe import Label
-from layercache.store import sequence
+from layercache.store import answered_rows, sequence
 from layercache.store.layout import ROWS, RowsInfo, Run, first_line, refuse_link
 from layercache.store.publish import check_not_frozen, one_line_errors, publish_file
 from layercache.store.schema import RESERVED, ROW_COLUMNS
@@ -58,6 +58,97 @@ def put_rows(
         StoreError: the store is frozen or cannot be written.
         ValueError: a column is missing, or has a reserved name.
     """
+    table = _described(frame, data, source, labels, split, group_by, target, reference, answers)
+    last = _newest(run, data)
+    if last is not None and _equal(table, read_table(last.path)):
+        return last.path
+    return _write(run, table, data, 0 if last is None else last.seq + 1)
+
+
+def has_rows(
+    run: Run,
+    frame: pl.DataFrame,
+    *,
+    data: str,
+    source: str,
+    labels: list[Label],
+    split: str | None = None,
+    group_by: str | None = None,
+    target: str | None = None,
+    reference: Sequence[str] = (),
+    answers: Sequence[str] = (),
+) -> bool:
+    """Tell whether the newest stored rows of a data set are these, so that `put_rows` would write nothing.
+
+    Raises:
+        StoreError: they cannot be read.
+    """
+    last = _newest(run, data)
+    table = _described(frame, data, source, labels, split, group_by, target, reference, answers)
+    return last is not None and _equal(table, read_table(last.path))
+
+
+class Joined(NamedTuple):
+    """Rows with the answers of two files, and what the file says of them."""
+
+    frame: pl.DataFrame
+    columns: dict[str, Any]
+
+
+def joined(one: Path, other: Path) -> Joined | None:
+    """Put together two rows files of one data set whose answers were generated in parts; None where they are not that.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    info, given = read_info(one), read_info(other)
+    same = given._replace(path=info.path, source=info.source, labels=info.labels) == info
+    if not same or answered_rows.own_labels(given.labels) != answered_rows.own_labels(info.labels):
+        return None
+    frame = answered_rows.joined(read_frame(one), read_frame(other))
+    if frame is None:
+        return None
+    columns = {
+        "data": info.name,
+        "source": info.source,
+        "labels": answered_rows.labels_of(frame, info.labels),
+        "split": info.split,
+        "group_by": info.group_by,
+        "target": info.target,
+        "reference": info.reference,
+        "answers": info.answers,
+    }
+    return Joined(frame, columns)
+
+
+def put_joined(run: Run, rows: Joined) -> bool:
+    """Store joined rows, unless they are the newest ones already; tell whether a file was written.
+
+    Raises:
+        StoreError: the store is frozen or cannot be written.
+    """
+    if has_rows(run, rows.frame, **rows.columns):
+        return False
+    put_rows(run, rows.frame, **rows.columns)
+    return True
+
+
+def _newest(run: Run, data: str) -> sequence.SequencedFile | None:
+    return sequence.newest(sequence.files(run.path / ROWS, "parquet")).get(data)
+
+
+def _described(
+    frame: pl.DataFrame,
+    data: str,
+    source: str,
+    labels: list[Label],
+    split: str | None,
+    group_by: str | None,
+    target: str | None,
+    reference: Sequence[str],
+    answers: Sequence[str],
+) -> pa.Table:
+    """Return rows as they are stored, with what the file says of them."""
     table = _table(frame, [*(label.name for label in labels), *filter(None, [group_by]), *reference, *answers])
     meta = {
         "data": data,
@@ -70,11 +161,7 @@ def put_rows(
         **({"reference": list(reference)} if reference else {}),
         **({"answers": list(answers)} if answers else {}),
     }
-    table = table.replace_schema_metadata({_METADATA: json.dumps(meta, sort_keys=True)})
-    last = sequence.newest(sequence.files(run.path / ROWS, "parquet")).get(data)
-    if last is not None and _equal(table, read_table(last.path)):
-        return last.path
-    return _write(run, table, data, 0 if last is None else last.seq + 1)
+    return table.replace_schema_metadata({_METADATA: json.dumps(meta, sort_keys=True)})
 
 
 def _write(run: Run, table: pa.Table, data: str, seq: int) -> Path:

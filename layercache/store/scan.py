@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from layercache.errors import StoreError
+from layercache.store import mirror
 from layercache.store.holdings import Exclusion
 from layercache.store.layout import Run, ShardInfo, place
 from layercache.store.schema import TABLES, arrow_schema
@@ -64,8 +65,15 @@ def _one(run: Run, condition: str, table: str, shards: list[ShardInfo]) -> Itera
     if files:
         schema = _schema(table, run.width)
         # A shard of an older version lacks nullable columns that came later; one of a newer version may have more.
+        sources, options = mirror.for_polars(files)
         frame = pl.scan_parquet(
-            files, glob=False, hive_partitioning=False, schema=schema, missing_columns="insert", extra_columns="ignore"
+            sources,
+            glob=False,
+            hive_partitioning=False,
+            schema=schema,
+            missing_columns="insert",
+            extra_columns="ignore",
+            **options,
         )
         names = [pl.lit(run.id).alias("run"), pl.lit(condition).alias("condition")]
         yield frame.select(*names, *schema)

@@ -42,12 +42,14 @@ def files(folder: Path, suffix: str) -> list[SequencedFile]:
     Raises:
         StoreError: the folder cannot be looked into.
     """
-    found = []
-    for name in listed(folder):
-        match = _SEQUENCED.fullmatch(name)
-        if match and match["suffix"] == suffix:
-            found.append(SequencedFile(unquote(match["name"]), int(match["seq"]), folder / name))
+    found = [file for name in listed(folder) if (file := parse(folder / name)) and name.endswith(f".{suffix}")]
     return sorted(found, key=lambda file: (file.name, file.seq, file.path.name))
+
+
+def parse(path: Path) -> SequencedFile | None:
+    """Read the name of a sequenced file; None for another one."""
+    match = _SEQUENCED.fullmatch(path.name)
+    return SequencedFile(unquote(match["name"]), int(match["seq"]), path) if match else None
 
 
 def newest(files: Iterable[SequencedFile]) -> dict[str, SequencedFile]:

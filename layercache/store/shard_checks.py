@@ -1,6 +1,5 @@
 """Checks one shard against its manifest, its run and the schema."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ import pyarrow.compute as pc
 
 from layercache.errors import StoreError
 from layercache.store import manifest
+from layercache.store.files import open_parquet
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     MANIFEST,
     RUN_FILE,
@@ -23,7 +24,6 @@ from layercache.store.layout import (
     shard_name,
 )
 from layercache.store.schema import TABLES, Table, arrow_schema
-from layercache.store.states import open_parquet
 
 ADVICE = ": run `layercache verify`"
 RUN_CHANGED = f"{RUN_FILE} is not the one the shard was written for"
@@ -239,9 +239,3 @@ def _read(file: Path, columns: list[str]) -> pl.DataFrame:
         frame = pl.from_arrow(parquet.read(columns=columns))
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layercache.errors import QueryError
+from layercache import quantities
+from layercache.errors import QueryError, RecipeError
 from layercache.queries import list_queries, load_query
-from layercache.store import fence, reader
+from layercache.store import fence, mirror, reader
 from layercache.store.reader import Store
+from layercache.store.remote import duck
+from layercache.store.remote.address import without_settings
+from layercache.store.remote.blocks import Span
+from layercache.store.remote.broker import Broker
+from layercache.store.remote.ranged import RemoteFile
 from layercache.store.sqltext import escape_wildcards
 from layercache.store.views import definitions, names
 
@@ -43,8 +50,6 @@ _MACROS = (
 )
 _WORD = re.compile(r"\w+")
 _CATALOGUE = re.compile(r"show|information_schema|(duckdb|pg|sqlite)_\w+")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
@@ -79,9 +84,13 @@ def query(store: Store, text: str, params: Mapping[str, Any] | Sequence[Any] | N
 def _trusted(store: Store, views: Iterable[str], config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     statements = _setup(store, views)
     connection = duckdb.connect(":memory:", config=config)
-    try:
-        # DuckDB would show its progress on stdout, among the data.
+    if mirror.of(store.path) is not None:
+        connection.register_filesystem(duck.file_system(_reader_of(store.path)))
+    # DuckDB would show its progress on stdout, among the data. In a notebook without ipywidgets it has no bar, and refuses
+    # every change of that setting.
+    with suppress(duckdb.Error):
         connection.execute("SET enable_progress_bar = false")
+    try:
         for statement in statements:
             connection.execute(statement)
     except duckdb.Error as error:
@@ -106,7 +115,10 @@ def run_query(
         StoreError: there is no store, or it is damaged.
         QueryError: the query is refused, fails, or goes over a limit; the message is one line.
     """
-    size = _bytes(memory)
+    try:
+        size = quantities.nbytes(memory)
+    except RecipeError as error:
+        raise QueryError(f"memory: {error}") from None
     try:
         query.encode()
     except UnicodeEncodeError:
@@ -118,10 +130,17 @@ def run_query(
     command = [sys.executable, "-P", fence.__file__]
     pipe = subprocess.PIPE
     # Arrow's usual allocator takes a gigabyte of address space at once, which counts against the limit.
-    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+    environment = {**without_settings(dict(os.environ)), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    path = mirror.located(path)
+    broker = Broker(_reader_of(path)) if mirror.of(path) is not None else None
+    ends = [] if broker is None else broker.ends
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, pass_fds=ends, close_fds=True
+    ) as process:
         try:
-            request = _request(path, query, params or {}, size, timeout)
+            if broker is not None:
+                broker.started()
+            request = _request(path, query, params or {}, size, timeout, ends)
             out, err = process.communicate(request, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise QueryError(f"the query took longer than {timeout:g} s: narrow it, or allow more time") from error
@@ -129,6 +148,8 @@ def run_query(
             # Also when the user presses Ctrl-C; does nothing to a process that has ended.
             process.kill()
             process.wait()
+            if broker is not None:
+                broker.close()
     if process.returncode == 0:
         return _plain(pa.ipc.open_stream(pa.py_buffer(out)).read_all())
     said = err.decode("utf-8", errors="replace").strip()
@@ -138,17 +159,35 @@ def run_query(
     raise QueryError(f"the query's process died, perhaps for want of memory ({last}): narrow the query")
 
 
-def _request(path: Path, query: str, params: Mapping[str, Any], memory: int, timeout: float) -> bytes:
-    """Return what the fenced process is asked."""
+def _reader_of(store: Path) -> duck.Read:
+    """Return what reads the large files of one mirror, and no other file."""
+    root = str(store.absolute())
+
+    def read(path: str, start: int, size: int) -> bytes:
+        remote = mirror.remote(path) if os.path.normpath(path).startswith(f"{root}{os.sep}") else None
+        if remote is None:
+            raise QueryError(f"{path} is no file of this store")
+        with RemoteFile(remote) as file:
+            return file.read_at(Span(start, min(start + size, remote.size)))
+
+    return read
+
+
+def _request(
+    path: Path, query: str, params: Mapping[str, Any], memory: int, timeout: float, lines: Sequence[int] = ()
+) -> bytes:
+    """Return what the fenced process is asked; of a mirror it reads the large files over some `lines`."""
     root = os.path.realpath(path)
     store = reader.open(root)
+    schemes = ["", duck.SCHEME] if lines else [""]
     request = {
         "query": query,
         "params": dict(params),
         "tables": list(names(store)),
         "setup": _setup(store, _named(query, store)),
         # A path is compared as it is written in the view, where wildcards in it are escaped.
-        "directories": sorted({root, escape_wildcards(root)}),
+        "directories": sorted({f"{scheme}{one}" for scheme in schemes for one in (root, escape_wildcards(root))}),
+        "lines": list(lines),
         "memory": memory,
         "timeout": timeout,
     }
@@ -172,14 +211,6 @@ def _named(query: str, store: Store) -> list[str]:
     named = [name for name in there if name in words]
     # DESCRIBE of nothing lists the tables.
     return list(there) if "describe" in words and not named else named
-
-
-def _bytes(memory: str) -> int:
-    """Read `2GB`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", memory)
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise QueryError(f"memory {memory!r} is not a size: write 512MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from layercache.errors import StoreError
+from layercache.store import mirror
+from layercache.store.remote.duck import SCHEME
 from layercache.store.schema import Column
 
 FILE = "layercache_file"
@@ -52,7 +54,8 @@ def identifier(name: str) -> str:
 
 def path_literal(path: Path) -> str:
     """Return a path as an SQL literal for a function that reads `*`, `?` and `[` as wildcards."""
-    return literal(escape_wildcards(path.absolute().as_posix()))
+    scheme = SCHEME if mirror.is_remote(path) else ""
+    return literal(scheme + escape_wildcards(path.absolute().as_posix()))
 
 
 def escape_wildcards(path: str) -> str:

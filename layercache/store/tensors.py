@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from layercache.errors import StoreError
+from layercache.store import files
 from layercache.store.layout import first_line
 
 _DTYPES = {"F32": np.float32, "I32": np.int32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8}
@@ -63,13 +64,13 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
         StoreError: it cannot be read, or is no whole safetensors file of the types known here.
     """
     try:
-        with path.open("rb") as file:
+        with files.on_disk(path).open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
             if length > _HEADER_BYTES:
                 raise ValueError("its header is too long")
             header = json.loads(file.read(length))
             size = file.seek(0, 2)
-        data = np.memmap(path, np.uint8, mode="r", offset=0)[_LENGTH + length :]
+            data = np.memmap(file, np.uint8, mode="r", offset=0)[_LENGTH + length :]
         metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
         tensors = {str(name): _tensor(data, entry) for name, entry in header.items()}
         if _LENGTH + length + sum(values.nbytes for values in tensors.values()) != size:

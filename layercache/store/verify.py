@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import head, results, rows, sequence
+from layercache.store import head, mirror, results, rows, sequence
 from layercache.store.coverage import lost_by_replacing
+from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     CONDITION,
     MANIFEST,
@@ -25,7 +26,7 @@ from layercache.store.layout import (
     refuse_link,
 )
 from layercache.store.reader import Store
-from layercache.store.shard_checks import LINK, RUN_CHANGED, Problem, file_sha256, shard_problems, told
+from layercache.store.shard_checks import LINK, RUN_CHANGED, Problem, shard_problems, told
 
 __all__ = ["Problem", "verify"]
 
@@ -35,7 +36,8 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
 
     `deep` recomputes the sha256 of every file, and looks for keys that occur twice, states that are not
     finite, and outputs that lack rows of a sample without a reason being stored. The bytes of a `run.json`
-    are vouched for by the manifests of its shards, those of a manifest by its own last field.
+    are vouched for by the manifests of its shards, those of a manifest by its own last field. Of a store in a bucket
+    every byte is fetched anew.
 
     Returns:
         What is wrong; empty when all is well. Does not raise for anything it finds in the store.
@@ -44,6 +46,8 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
         StoreError: there is no store at all.
     """
     check_store(store)
+    if deep and mirror.of(store) is not None:
+        mirror.refresh(store, anew=True)
     problems: list[Problem] = []
     for path in (store / name for name in listed(store, RUN)):
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layercache.errors import StoreError
-from layercache.store import manifest
+from layercache.store import manifest, mirror
 from layercache.store.blocks import Collected, Values, block
 from layercache.store.encode import write_table
 from layercache.store.layout import (
@@ -61,6 +61,10 @@ def check_writable(store: Path) -> None:
             permission to write.
     """
     check_path(store)
+    if mirror.of(store) is not None:
+        mirror.refresh(store)
+        check_not_frozen(store)
+        mirror.check_writable(store)
     check_not_frozen(store)
     with one_line_errors(store):
         if store.exists():

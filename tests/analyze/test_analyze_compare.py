@@ -164,5 +164,6 @@ def test_it_is_done_last_and_again_when_there_are_new_results(path: Path) -> Non
     assert not new.cached
     assert "prompt_entropy" in new.results["group"].to_pylist()
     shown = summarise(new.results)
+    assert [line.split()[2] for line in shown.splitlines() if line.startswith("small mean@prompt")] == ["2"]
     assert "good: best layer by balanced_accuracy" in shown
     assert "prompt_entropy min" in shown

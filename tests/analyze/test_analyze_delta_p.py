@@ -9,7 +9,8 @@ import polars as pl
 import probe_stores as stores
 import pytest
 from delta_stores import BLIND, LAYERS, PLANTED, POOLING, World, build, delta_p, one
-from scipy.special import expit
+from scipy.special import expit, logit
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from layercache import study
 from layercache.analyze import bootstrap, delta_p_effect, logistic, metrics
 from layercache.analyze import folds as folding
+from layercache.analyze.summary import summarise
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import DeltaPSpec
@@ -307,7 +309,8 @@ def test_samples_without_a_control_are_left_out_of_the_comparison_alone(tmp_path
     assert one(table, metric="left_out")["value"] == 30
     assert one(table, condition="clean", metric="auc")["n"] == world.n
     assert len(scores.filter(metric="delta_p", condition=KNOCKOUT)) == world.n
-    assert "30 of 330 rows without states under knockout-subject and control-subject, left out of it" in notes.notes[-1]
+    gone = "30 of 330 rows without states under knockout-subject and control-subject, left out of it"
+    assert any(gone in note for note in notes.notes)
     own = [one(table, condition=name, metric="flip_rate", group="all")["value"] for name in (KNOCKOUT, CONTROL)]
     assert one(table, metric="flip_rate_minus_control")["value"] == pytest.approx(own[0] - own[1])
 
@@ -337,9 +340,54 @@ def test_the_knowledge_boundary(planted):
             found = one(table, condition=KNOCKOUT, group=group, metric=metric)
             assert found["value"] == pytest.approx(values[member].mean())
             assert (found["n"], found["layer"]) == (member.sum(), 2)
-        found = one(table, condition=KNOCKOUT, metric=f"{metric}_minus_answer_anchored")
+        found = one(table, condition=KNOCKOUT, group="question_anchored", metric=f"{metric}_minus_answer_anchored")
         assert found["value"] == pytest.approx(values[flipped].mean() - values[~flipped].mean())
         assert found["low"] < found["value"] < found["high"]
+
+
+def test_the_knowledge_boundary_of_noise_is_what_its_flips_are_expected_to_know(tmp_path: Path):
+    """Beside it the closed form: a sample with log-odds m flips with probability Φ(−|m| / sd)."""
+    store, world = build(tmp_path / "store", BLIND)
+    found = delta_p(store, layers=[2], noise=2000, bootstrap=0)
+    table, scores = stores.frame(found.results), stores.frame(found.sample_scores)
+    p = scores.filter(metric="p_correct", condition="clean", layer=2).sort("row")["value"].to_numpy()
+    margin, rate = np.abs(logit(p)), one(table, condition=KNOCKOUT, group="all", metric="flip_rate")["value"]
+    sizes = np.geomspace(1e-3, 1e3, 20_001)
+    sd = sizes[np.argmin([abs(norm.cdf(-margin / size).mean() - rate) for size in sizes])]
+    flips = norm.cdf(-margin / sd)
+    popularity = np.log1p(np.arange(world.n) % 40)
+    for metric, values in (("answer_correct", world.right.astype(float)), ("log_popularity", popularity)):
+        flipped, kept = np.average(values, weights=flips), np.average(values, weights=1 - flips)
+        for group, expected in (("noise_question_anchored", flipped), ("noise_answer_anchored", kept)):
+            drawn = one(table, condition=KNOCKOUT, group=group, metric=metric)
+            assert drawn["value"] == pytest.approx(expected, rel=0.01)
+            assert drawn["low"] < drawn["value"] < drawn["high"]
+        where = {"condition": KNOCKOUT, "group": "noise_question_anchored"}
+        difference = one(table, metric=f"{metric}_minus_answer_anchored", **where)
+        assert difference["value"] == pytest.approx(flipped - kept, abs=0.02 * abs(flipped))
+        assert difference["n"] == world.n
+
+
+def test_small_groups_are_named_and_marked(tmp_path: Path):
+    """A knockout that hardly changes anything flips few; a label of another name is called by it."""
+    frame = World().frame().rename({"correct": "ok"})
+    gentle = {KNOCKOUT: worlds.shaken(0.15, 1), CONTROL: worlds.shaken(0.15, 2)}
+    store, world = build(tmp_path / "store", gentle, frame=frame, labels=("ok:boolean", "dont_know:boolean"))
+    notes = stores.Notes()
+    table = stores.frame(delta_p(store, notes, layers=[2], labels=["ok"], noise=5).results)
+    n = one(table, condition=KNOCKOUT, group="question_anchored", metric="delta_p")["n"]
+    assert 0 < n < 30
+    said = f"{KNOCKOUT}: only {n} samples are question-anchored: below 30 their average says little"
+    assert any(said in note for note in notes.notes)
+    assert not any("are answer-anchored" in note for note in notes.notes)
+    assert any(f"{int(world.right.sum())} of {world.n} rows have the label ok true" in note for note in notes.notes)
+    shown = summarise(table)
+    assert f" n={n}!" in shown
+    assert f" n={world.n - n}" in shown
+    assert f" n={world.n - n}!" not in shown
+    assert "flipped: question-anchored; ! fewer than 30 samples" in shown
+    assert "question_anchored" not in shown
+    assert "noise_question" not in shown
 
 
 def test_a_mended_list_of_answers_changes_the_labels_without_a_forward_pass(tmp_path: Path):

@@ -287,8 +287,10 @@ def test_p_true_of_prompts_that_ask_for_it(tmp_path: Path):
     store = stores.opened(tmp_path / "store")
     table = stores.frame(delta_p(store, repeats=1, noise=0, layers=[2], data=["toy"], p_true="asked").results)
     assert one(table, group="p_true", metric="detection_auc")["value"] == 1
+    notes = stores.Notes()
     with pytest.raises(AnalysisError, match="p_true: no run of toy has data set 'asks': did you mean 'asked'"):
-        delta_p(store, repeats=1, data=["toy"], p_true="asks")
+        delta_p(store, notes, repeats=1, data=["toy"], p_true="asks")
+    assert notes.total == 0, "it is said before any fit"
 
 
 def test_pathway_prediction_stands_beside_the_margin(tmp_path: Path):

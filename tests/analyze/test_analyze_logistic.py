@@ -20,7 +20,7 @@ def reference(z: np.ndarray, y: np.ndarray, c: float) -> LogisticRegression:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize(("n", "d"), [(200, 15), (50, 80)], ids=["tall", "wide"])
+@pytest.mark.parametrize(("n", "d"), [(200, 15), (50, 80), (40, 500)], ids=["tall", "wide", "rotated"])
 @pytest.mark.parametrize("c", [1e-3, 1.0])
 def test_equals_scikit_learn(n: int, d: int, classes: int, c: float):
     x, y = problem(n, d, classes)
@@ -41,7 +41,7 @@ def test_default_tolerance_is_tight(classes: int):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize(("n", "d"), [(300, 12), (90, 120)], ids=["tall", "wide"])
+@pytest.mark.parametrize(("n", "d"), [(300, 12), (90, 120), (50, 600)], ids=["tall", "wide", "rotated"])
 def test_cross_validation_equals_scikit_learn_in_folds(n: int, d: int, classes: int):
     x, y = problem(n, d, classes)
     rng = np.random.default_rng(1)

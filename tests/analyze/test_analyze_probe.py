@@ -275,6 +275,38 @@ def test_one_class_is_refused(tmp_path: Path):
     ):
         with pytest.raises(AnalysisError, match=message):
             probe(store, labels=[label])
+    with pytest.raises(AnalysisError, match=r"toy, label 'same': all 150 rows have the class 'x'$"):
+        probe(store)
+
+
+def test_a_label_that_cannot_be_probed_does_not_stop_the_others(tmp_path: Path):
+    few = [1.0, 2.0, 3.0] + [None] * (N - 3)
+    frame = columns().with_columns(same=pl.Series(["x"] * N), few=pl.Series(few))
+    store, _ = simple(tmp_path / "store", frame, [*LABELS, "same:category", "few:number"])
+    notes = stores.Notes()
+    found = probe(store, notes, layers=[1])
+    assert set(stores.frame(found.results)["label"]) == {label.partition(":")[0] for label in LABELS}
+    left = "left out, the others are probed (--labels names those to probe)"
+    assert f"toy, label 'same': all 150 rows have the class 'x'; {left}" in notes.notes
+    assert any(note.startswith("label 'few': 3 rows in 3 groups") and note.endswith(left) for note in notes.notes)
+    assert notes.done == notes.total
+    with pytest.raises(AnalysisError, match="all 150 rows have the class 'x'; leave it out of --labels"):
+        probe(store, labels=["rating", "same"])
+
+
+def test_a_label_whose_rows_have_too_few_states_is_left_out(tmp_path: Path):
+    """Of eight rows that have the label `rare`, two have states."""
+    run = stores.new_run(tmp_path / "store", width=WIDTH, layers=LAYERS)
+    rare = [float(i) if i < 8 else None for i in range(N)]
+    stores.put_rows(run, columns().with_columns(rare=pl.Series(rare)), TEXTS, [*LABELS, "rare:number"])
+    planted = stores.planted(N, WIDTH, LAYERS, BEST, signal())
+    gone = {"hidden:resid:mean@prompt": set(TEXTS[2:60])}
+    stores.put_states(run, TEXTS, {("resid", "mean@prompt"): planted}, gone)
+    notes = stores.Notes()
+    table = stores.frame(probe(stores.opened(tmp_path / "store"), notes, layers=[1]).results)
+    assert "rare" not in set(table.filter(pl.col("layer").is_not_null())["label"])
+    assert "good" in set(table["label"])
+    assert any("label 'rare'" in note and "left out, the others are probed" in note for note in notes.notes)
 
 
 def test_a_rare_boolean_is_not_merged(tmp_path: Path):

@@ -370,6 +370,17 @@ def test_fewer_samples_than_views(tmp_path: Path) -> None:
         ask(path, metrics=["dime"])
 
 
+def test_one_reason_in_many_places_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    ids = [made(path, states(number), f"m{number}").id for number in range(4)]
+    notes = stores.Notes()
+    ask(path, notes, k=100, compare="layers")
+    shown = "; ".join(f"{name}, toy, mean@prompt, clean" for name in sorted(ids)[:2])
+    why = "60 samples, and 100 neighbours need at least 102: add samples or lower k"
+    said = [note for note in notes.notes if "mutual_knn" in note]
+    assert said == [f"{shown}; and 2 more: no mutual_knn: {why}"]
+
+
 # --- bad input ---
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,47 @@ def test_labels_follow_from_meaning() -> None:
     assert rating_of("War", meaning, 0.0) == 9.0
     assert rating_of("Drama", meaning, 0.0) == 7.0
     assert rating_of("War", meaning | {"good": False}, 0.0) == 5.8
+
+
+TYPES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    list: "list of text",
+}
+
+
+def described(values: list[object]) -> str:
+    """What the page says of a column's values: the ends of numbers, few texts by name, of many how many there are."""
+    kind = type(values[0])
+    if kind in (int, float):
+        return f"{min(values)} to {max(values)}"  # type: ignore[type-var]
+    distinct = sorted({str(value) for value in values})
+    return ", ".join(distinct) if len(distinct) < 10 else f"{len(distinct):,}"
+
+
+def test_the_page_lists_every_column_of_the_data() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
+    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")[1:]}
+    assert list(sections) == list(demo.DATASETS)
+    for name, text in sections.items():
+        rows = demo.rows(name)
+        assert text.split("\n\n")[1].startswith(f"{len(rows):,} rows: ")
+        lines = [
+            [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")
+        ]
+        expected = [
+            [f"`{column}`", TYPES[type(value)], described([row[column] for row in rows])]
+            for column, value in rows[0].items()
+        ]
+        assert [line[:3] for line in lines] == expected
+        assert all(len(line) == 4 and line[3] for line in lines)
+
+
+def test_the_pages_counts_are_the_datas() -> None:
+    rows = demo.rows("boolq")
+    assert Counter(row["answer"] for row in rows) == {True: 400, False: 400}
+    assert Counter(row["split"] for row in rows) == {"train": 484, "validation": 80, "test": 236}
+    assert set(Counter(row["passage"] for row in rows).values()) == {2}
+    assert set(Counter(row["subject"] for row in demo.rows("qa")).values()) == {2, 4}

@@ -184,9 +184,8 @@ def test_twice_is_no_pass_and_no_weights(llama: Path, tmp_path: Path, monkeypatc
     again = run(llama, tmp_path / "s")
     assert again.forward_passes == again.bytes == 0
     # A patch without a donor is looked for again, since rows may have been added.
-    lacking = sum(sum(one.left_out.values()) for one in again.conditions)
     assert all(one.cached + sum(one.left_out.values()) == 8 for one in again.conditions)
-    assert lacking == sum(one.left_out.get("no donor with as many tokens", 0) for one in again.conditions)
+    assert [one.left_out for one in again.conditions] == [one.left_out for one in first.conditions]
 
 
 def test_a_condition_added_is_its_own_passes_only(llama: Path, tmp_path: Path) -> None:
@@ -275,7 +274,10 @@ def test_what_is_left_out_is_counted_and_kept(llama: Path, tmp_path: Path, monke
     assert len(opened.matrix(summary.run, 1, "mean@prompt", condition="truncate-30").values) == 8 - left
     assert not verify.verify(tmp_path / "s", deep=True)
     no_weights(monkeypatch)
-    assert run(llama, tmp_path / "s", spec).conditions[0].cached == 8
+    again = run(llama, tmp_path / "s", spec)
+    assert (again.conditions[0].cached, again.conditions[0].left_out) == (8 - left, {"fewer than 30 tokens": left})
+    said = f"truncate-30: 0 passes, {8 - left} complete already, {left} left out (fewer than 30 tokens)"
+    assert said in str(again)
     compact.compact(opened, opened.run(summary.run), "truncate-30")
     assert not verify.verify(tmp_path / "s", deep=True)
     assert reader.open(tmp_path / "s").samples(summary.run, "truncate-30").equals(rows)
@@ -289,8 +291,12 @@ def test_all_left_out_needs_no_model(llama: Path, tmp_path: Path, monkeypatch: p
     assert summary.forward_passes == 0
     assert summary.conditions[0].left_out == {"fewer than 100 tokens": 8}
     assert "0 forward passes" in str(summary)
+    said = "truncate-100: WARNING: no sample can be run: 0 passes, 8 left out (fewer than 100 tokens)"
+    assert said in str(summary)
     assert not verify.verify(tmp_path / "s", deep=True)
-    assert run(llama, tmp_path / "s", plain.model_copy(update={"conditions": ["truncate-100"]})).cached == 8
+    again = run(llama, tmp_path / "s", plain.model_copy(update={"conditions": ["truncate-100"]}))
+    assert again.cached == 8
+    assert said in str(again)
 
 
 def test_a_patch_keeps_its_donor_when_rows_are_added(llama: Path, tmp_path: Path) -> None:
@@ -432,6 +438,8 @@ def test_cut_samples_are_checked_and_run(llama: Path, tmp_path: Path, monkeypatc
         ({"conditions": ["knockout-question-layers-2-9"]}, RecipeError, "the model's blocks are 1 to 3"),
         ({"conditions": ["patch-empty"]}, DataError, "'empty' is empty in every prompt"),
         ({"conditions": ["control-answer"], "control_from": "nowhere"}, RecipeError, "needs a span 'nowhere'"),
+        ({"conditions": ["truncate-4"], "control_from": "nowhere"}, RecipeError, "control_from needs a span 'nowhere'"),
+        ({"conditions": [], "control_from": "nowhere"}, RecipeError, "control_from needs a span 'nowhere'"),
         ({"conditions": ["control-answer"], "control_from": "empty"}, DataError, "empty in every prompt"),
         ({"conditions": ["random-0.5-0a0b0c0d"]}, RecipeError, "leave out the hash"),
     ],

@@ -12,8 +12,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from layercache.errors import ModelError
-from layercache.extract import batching, checkpoint, model, selfcheck
+from layercache.errors import ModelError, RecipeError
+from layercache.extract import batching, checkpoint, model, placement, selfcheck
 from layercache.extract.batching import collate
 from layercache.extract.forward import Forward
 from layercache.extract.lens import LensReducer
@@ -25,7 +25,7 @@ from layercache.extract.unembed import Unembedding
 from layercache.extract.words import Words
 from layercache.outputs import Hidden, Lens, parse_pooling, parse_position
 from layercache.progress import Progress
-from layercache.recipe import ExtractSpec, ModelSpec
+from layercache.recipe import ExtractSpec, ModelSpec, validate
 from layercache.store import reader
 
 from .conftest import make_data, make_tokenizer
@@ -87,6 +87,50 @@ def test_a_device_map_changes_no_number(kind: str, models_of: Callable[..., Path
         assert opened.shards(opened.run(summary.run))[0].provenance["device_map"] == device_map
     np.testing.assert_array_equal(*matrices)
     assert len({path.name for path in tmp_path.glob("*/run=*")}) == 1, "how many devices is not what a run is"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_model_that_memory_does_not_hold_is_read_from_the_disk_and_says_the_same(
+    kind: str, models_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = make_data()
+    bound = ["cpu=170KB"]
+    matrices, entropies = [], []
+    for name, settings in {"whole": {}, "bound": {"device_map": "auto", "max_memory": bound}}.items():
+        spec = ExtractSpec(layers=[0, 2, 3, 4], **settings)  # type: ignore[arg-type]
+        summary = extract(ModelSpec(model=str(models_of(kind))), data, spec, tmp_path / name, Progress())
+        opened = reader.open(tmp_path / name)
+        matrices.append([opened.matrix(opened.run(summary.run), layer, "mean").values for layer in (0, 2, 3, 4)])
+        entropies.append(opened.sql("SELECT entropy FROM lens ORDER BY sample_id, layer")["entropy"].to_numpy())
+        assert any("are on the disk" in note for note in summary.notes) == (name == "bound")
+        assert opened.run(summary.run).id == summary.run
+    np.testing.assert_allclose(*matrices, rtol=2.0**-10, atol=1e-4)
+    np.testing.assert_allclose(*entropies, rtol=1e-4, atol=1e-4)
+    assert len({path.name for path in tmp_path.glob("*/run=*")}) == 1, "where layers lie is not what a run is"
+    head = ExtractSpec(layers=[0], save_head=True, device_map="auto", max_memory=bound)
+    with pytest.raises(ModelError, match="is kept on the disk, not in memory, so it cannot be saved"):
+        extract(ModelSpec(model=str(models_of(kind))), data, head, tmp_path / "head", Progress())
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"max_memory": ["cpu=1GB"]}, "give device_map too"),
+        ({"device_map": "auto", "max_memory": ["tpu=1GB"]}, "names no device"),
+        ({"device_map": "auto", "max_memory": ["cpu=much"]}, "is not a size"),
+        ({"device_map": "somewhere"}, "'auto', 'balanced' or 'sequential'"),
+    ],
+)
+def test_a_device_map_that_cannot_be_is_refused(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(RecipeError, match=why):
+        validate(ExtractSpec, settings, where="extract")
+
+
+def test_the_memory_of_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert placement.limits(["0=1GB", "1=2GiB", "cpu=3MB"]) == {0: 10**9, 1: 2**31, "cpu": 3 * 10**6}
+    with pytest.raises(ModelError, match="max_memory 2=1GB: this machine has 2 GPUs, counted from 0"):
+        placement.limits(["2=1GB"])
 
 
 def test_a_device_and_a_device_map_are_one_too_many(models_of: Callable[..., Path]) -> None:

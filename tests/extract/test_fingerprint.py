@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from layercache import content
 from layercache.extract import fingerprint
 
 
@@ -20,41 +21,41 @@ def weights(models_of: Callable[..., Path], tmp_path: Path) -> Path:
 
 def test_file_hash_is_sha256_and_is_remembered(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert fingerprint.file_sha256(weights) == expected
-    assert expected in fingerprint.cache_file().read_text()
-    monkeypatch.setattr(fingerprint.hashlib, "sha256", None)
-    assert fingerprint.file_sha256(weights) == expected
+    assert content.file_sha256(weights) == expected
+    assert expected in content.cache_file().read_text()
+    monkeypatch.setattr(content.hashlib, "sha256", None)
+    assert content.file_sha256(weights) == expected
 
 
 def test_a_change_of_the_same_size_is_seen(weights: Path) -> None:
-    before = fingerprint.file_sha256(weights)
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
+    before = content.file_sha256(weights)
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
     info = weights.stat()
-    weights.write_bytes(content)
+    weights.write_bytes(changed)
     os.utime(weights, ns=(info.st_atime_ns, info.st_mtime_ns + 1))
-    assert fingerprint.file_sha256(weights) != before
+    assert content.file_sha256(weights) != before
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"x": 3}', "\x00\xff"])
 def test_a_broken_cache_is_only_empty(damage: str, weights: Path) -> None:
-    expected = fingerprint.file_sha256(weights)
-    fingerprint.cache_file().write_text(damage)
-    assert fingerprint.file_sha256(weights) == expected
+    expected = content.file_sha256(weights)
+    content.cache_file().write_text(damage)
+    assert content.file_sha256(weights) == expected
 
 
 def test_a_wrong_entry_for_other_files_does_no_harm(weights: Path) -> None:
-    fingerprint.cache_file().parent.mkdir(parents=True, exist_ok=True)
-    fingerprint.cache_file().write_text(json.dumps({f"{weights}|1|2|3": "0" * 64}))
-    assert fingerprint.file_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
+    content.cache_file().parent.mkdir(parents=True, exist_ok=True)
+    content.cache_file().write_text(json.dumps({f"{weights}|1|2|3": "0" * 64}))
+    assert content.file_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
     # What the file was before is forgotten.
-    assert all("|1|2|3" not in key for key in json.loads(fingerprint.cache_file().read_text()))
+    assert all("|1|2|3" not in key for key in json.loads(content.cache_file().read_text()))
 
 
 def test_a_cache_that_cannot_be_written(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert fingerprint.file_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert content.file_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_names_and_order_of_weight_files_do_not_count(weights: Path, tmp_path: Path) -> None:

@@ -16,13 +16,16 @@ class _Shard:
         self.error, self.gate = error, gate
         self.begun, self.done = threading.Event(), threading.Event()
 
-    def publish(self) -> None:
+    condition = "clean"
+
+    def publish(self) -> str:
         self.begun.set()
         if self.gate is not None:
             assert self.gate.wait(30)
         if self.error is not None:
             raise self.error
         self.done.set()
+        return f"s{id(self):016x}"
 
 
 def _put(publisher: Publisher, shard: _Shard) -> None:
@@ -35,6 +38,7 @@ def test_leaving_waits_for_every_shard() -> None:
         for shard in shards:
             _put(publisher, shard)
     assert all(shard.done.is_set() for shard in shards)
+    assert publisher.published == {("clean", shard.publish()) for shard in shards}
 
 
 @pytest.mark.parametrize("threads", [1, 3])

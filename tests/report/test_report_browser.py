@@ -159,7 +159,7 @@ def test_layers_picked_in_one_chart_are_picked_in_all(plain: Visit) -> None:
     plain.page.mouse.down()
     plain.page.mouse.move(x[1], y, steps=4)
     plain.page.mouse.up()
-    fields = [plain.page.locator(f".controls [name={name}]") for name in ("from", "to")]
+    fields = [plain.page.locator(f".page-controls [name={name}]") for name in ("from", "to")]
     assert [field.input_value() for field in fields] == ["2", "4"]
     assert chart.locator(VEIL).count() == 4, "two sides of two panels"
     other.locator(VEIL).first.wait_for(state="attached")
@@ -172,14 +172,14 @@ def test_layers_picked_in_one_chart_are_picked_in_all(plain: Visit) -> None:
     fields[0].fill("5")
     fields[0].press("Enter")
     other.locator(VEIL).first.wait_for(state="attached")
-    plain.page.locator(".controls [name=all]").click()
+    plain.page.locator(".page-controls [name=all]").click()
     assert fields[0].input_value() == "0"
 
 
 def test_a_model_is_hidden_and_shown_everywhere(plain: Visit) -> None:
     charts = [plain.chart(anchor) for anchor in ("probes", "lens")]
     before = [chart.locator(POINTS).count() for chart in charts]
-    box = plain.page.locator(".controls input[type=checkbox]").first
+    box = plain.page.locator(".page-controls input[type=checkbox]").first
     box.uncheck()
     for chart, count in zip(charts, before):
         plain.page.wait_for_timeout(100)
@@ -238,7 +238,7 @@ def test_charts_follow_light_and_dark(browser: Any, pages: dict[str, Path]) -> N
         visit = Visit(browser, pages["plain"], scheme)
         text = visit.chart("probes").locator("svg text").first
         assert text.evaluate(read) == looks[scheme]
-        visit.page.locator(".controls [name=theme]").select_option(other)
+        visit.page.locator(".page-controls [name=theme]").select_option(other)
         assert text.evaluate(read) == looks[other]
         visit.page.close()
 
@@ -254,13 +254,15 @@ def test_a_telephone_scrolls_charts_and_not_the_page(browser: Any, pages: dict[s
 
 def test_print_is_light_open_and_fits(browser: Any, pages: dict[str, Path]) -> None:
     page = browser.new_page(color_scheme="dark", viewport={"width": 700, "height": 900})
-    page.goto(report.plot(reader.open(pages["plain"].with_suffix("")), "probe", pages["plain"].with_name("p.html")).as_uri())
+    page.goto(
+        report.plot(reader.open(pages["plain"].with_suffix("")), "probe", pages["plain"].with_name("p.html")).as_uri()
+    )
     page.emulate_media(media="print", color_scheme="dark")
     page.evaluate(OPEN_ALL)
     page.locator(".chart svg").first.wait_for(state="attached")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     widths = page.locator(".chart svg").evaluate_all("all => all.map(one => one.getBoundingClientRect().width)")
     assert max(widths) <= 700
-    assert not page.locator(".controls").is_visible()
+    assert not page.locator(".page-controls").is_visible()
     assert page.pdf().startswith(b"%PDF")
     page.close()

@@ -151,9 +151,9 @@ def test_the_policy_names_exactly_the_two_scripts(page: Page) -> None:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
     kinds = [one.get("type") for one in page.named("script")]
-    assert kinds == ["application/json", None, None]
+    assert kinds == ["application/json", "application/json", None, None]
     assert rules["default-src"] == "'none'"
-    assert rules["script-src"].split() == [digest(script) for script in page.scripts[1:]]
+    assert rules["script-src"].split() == [digest(script) for script in page.scripts[2:]]
     assert rules["style-src-elem"].split() == [digest(style) for style in page.styles]
     assert rules["base-uri"] == rules["form-action"] == "'none'"
     assert "unsafe-eval" not in (policy or "")
@@ -185,19 +185,8 @@ def test_hostile_names_are_shown_whole(hostile: Page) -> None:
     assert "nu.mber[0] is best read at layer 4" in hostile.text
     assert not set("<>&\u2028\u2029") & set(hostile.scripts[0])
     assert not set("\x1b\u2028\u2029\u202e") & set("".join(_strings(hostile.held)))
-    tokens = {row["token"] for name in hostile.held["data"] for row in hostile.rows(name) if "token" in row}
-    assert tokens >= {"</script><script>alert(4)</script>", "⟨U+2028⟩⟨U+001B⟩[31m", "␣␣⏎⇥"}
-    assert tokens <= {"</script><script>alert(4)</script>", "⟨U+2028⟩⟨U+001B⟩[31m", "␣␣⏎⇥", "⏎", "␣is"}
-
-
-def test_what_every_layer_wrote_is_shown_as_text(built: Page, hostile: Page) -> None:
-    assert "What each layer writes" in built.text
-    for row in (0, 8, 15, 23):  # evenly from the best to the worst of 24
-        assert f"films, row {row}, by layer" in built.text
-        assert f"<i>an answer</i> {row} of layer 6" in built.text
-    assert "<i>an answer</i> 1 of layer 6" not in built.text
-    assert "Reference: U" in built.text
-    assert "</td></table><script>alert(5)</script>⟨U+202E⟩ 0 of layer 3" in hostile.text
+    tokens = set(json.loads(hostile.scripts[1])["tables"]["token_texts"])
+    assert tokens == {"</script><script>alert(4)</script>", "⟨U+2028⟩⟨U+001B⟩[31m", "  \n\t", "\n", " is", "<s>"}
 
 
 def test_text_findings_say_what_the_numbers_say(built: Page) -> None:
@@ -286,10 +275,6 @@ def test_findings_and_commands_are_there(built: Page) -> None:
     assert "2026-01-02 03:04" in built.text
     for private in ("secret-host", "/home/someone"):
         assert private not in built.text
-
-
-def test_prompts_are_shown_as_they_are(built: Page) -> None:
-    assert "Title: Film 0\nCertificate:" in built.text
 
 
 def test_no_samples_when_none_are_asked_for(store: Store, tmp_path: Path) -> None:

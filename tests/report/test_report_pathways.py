@@ -112,7 +112,10 @@ def test_a_single_layer_and_no_intervals(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(one, schema=arrow_schema(RESULTS))
     results.save(store.path, "delta_p", {"kind": "delta_p"}, ["test"], results.Outcome(table))
     (task,) = pathways.tasks(frames.results(store))
-    assert drawn(pathways.split(task, CHANGED[1]))
+    assert "films: 50 flipped, 50 not" in drawn(pathways.split(task, CHANGED[1]))
+    few = pl.when(pl.col("group") == pathways.QUESTION).then(12).otherwise(pl.col("n"))
+    small = task._replace(numbers=task.numbers.with_columns(n=few))
+    assert "films: 12 (few) flipped, 50 not" in drawn(pathways.split(small, CHANGED[1]))
     assert pathways.finding(task)[0].endswith("at layer 3, 12.00 percentage points beyond its control.")
 
 
@@ -123,7 +126,7 @@ def test_the_terminal_shows_the_difference_and_the_floor(store: Store) -> None:
     assert "films, demo, correct at last@exact_answer: knockout-sub|ject [95 % interval]" in text
     header = text.splitlines()[1]
     assert header.split("  ")[0] == "layer"
-    for title in ("clean AUC", "ΔP - control", "flips - control", "ΔP noise_question"):
+    for title in ("clean AUC", "ΔP - control", "flips - control", "ΔP, flipped", "noise, not flipped"):
         assert title in header
     assert "-18.000 [-18.100, -17.900]" in text
     assert "0.810 [0.750, 0.900]" in text

@@ -5,13 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from report_store import POOLINGS, STATISTIC, Plan, build, peaks
 
-from layercache import report
+from layercache import queries, report
 from layercache.recipe import ReportSpec
 from layercache.report import frames, qualities
+from layercache.store import reader, results, writer
 from layercache.store.reader import Store
+from layercache.store.schema import RESULTS, arrow_schema
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,29 @@ def test_numbers_over_depth(store: Store) -> None:
     lines = {(row["baseline"], row["value"]) for row in rows if row.get("baseline")}
     assert lines == {("views paired at random", 3.2), ("chance", math.log(24))}
     assert {row["value"] for row in drawn(of_tokens)} == {0.5}
+
+
+def test_depth_is_the_share_of_each_models_own_layers(tmp_path: Path) -> None:
+    """Layer 2 of 4 stands where layer 4 of 8 does, in the chart and in SQL; after the final norm is no deeper."""
+    finals, rows = {"shallow": 4, "deep": 8}, []
+    for model, final in finals.items():
+        layers = [(layer, f"block.{layer}") for layer in range(final + 2)]
+        run = writer.open_run(tmp_path, {"model": model}, model=model, layers=layers, width=4, final_layer=final)
+        key = {"run": run.id, "data": "toy", "analysis": "quality", "condition": "clean", "site": "resid", "n": 9}
+        key |= {"pooling": "mean@prompt", "metric": "dataset_entropy_normalized"}
+        rows += [{**key, "layer": layer, "value": 10.0 * final + layer} for layer in range(final + 2)]
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(RESULTS))
+    results.save(tmp_path, "quality", {"kind": "quality"}, ["made"], results.Outcome(table))
+    held = reader.open(tmp_path)
+    (chart,) = qualities.by_depth(held, frames.results(held), "toy")
+    points = {(row["model"], row["layer"]): row["depth"] for row in drawn(chart) if row.get("value") is not None}
+    expected = {(model, layer): 100 * layer / final for model, final in finals.items() for layer in range(final + 1)}
+    assert points == pytest.approx(expected)
+    assert points["shallow", 2] == points["deep", 4] == 50
+    query = queries.load_query("quality_by_layer")
+    asked = held.sql(query.sql, query.bind({})).to_pylist()
+    after = {(model, final + 1): 100.0 for model, final in finals.items()}
+    assert {(row["model"], row["layer"]): row["depth"] for row in asked} == pytest.approx(expected | after)
 
 
 def test_two_peaks_are_two_cells_of_a_column(store: Store) -> None:

@@ -1,7 +1,5 @@
 """Compaction: fewer shards, the same rows, at any moment."""
 
-import hashlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -24,13 +22,14 @@ from store_builder import (
     add_hidden,
     add_samples,
     content,
+    fix_manifest,
     make_run,
     put_shard,
     sample_id,
 )
 
 from layercache.errors import StoreError
-from layercache.store import cleanup, compact, coverage, encode, manifest, reader
+from layercache.store import cleanup, compact, coverage, encode, reader
 from layercache.store.layout import Run
 from layercache.store.verify import verify
 from layercache.store.writer import Shard
@@ -205,15 +204,6 @@ def test_what_this_version_does_not_know_is_not_dropped(tmp_path: Path) -> None:
     assert verify(tmp_path, deep=True) == []
     with pytest.raises(StoreError, match=r"holds hidden\.parquet norm, unknown to this version"):
         compacted(tmp_path)
-
-
-def fix_manifest(path: Path) -> None:
-    """Let a manifest state the files as they are."""
-    value = json.loads((path / "manifest.json").read_bytes())
-    for name, info in value["files"].items():
-        data = (path / name).read_bytes()
-        info |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (path / "manifest.json").write_bytes(manifest.seal({**value, "sha256": ""}))
 
 
 def test_a_reader_that_was_open_before_goes_on(tmp_path: Path) -> None:

@@ -389,7 +389,7 @@ def test_what_is_not_a_store_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     store = reader.open(str(tmp_path / "empty"))
     assert (store.runs(), store.frozen, repr(store)) == ([], False, f"Store({str(tmp_path / 'empty')!r}): empty")
-    with pytest.raises(StoreError, match=r"no run 'x' in .*: it holds no runs"):
+    with pytest.raises(StoreError, match=r"no run 'x' in .*: it holds none"):
         store.run("x")
 
 

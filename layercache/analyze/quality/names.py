@@ -26,6 +26,9 @@ OF_VIEWS: dict[str, tuple[str, ...]] = {"infonce": ("infonce", "views"), "lidar"
 """The same of the views of every prompt."""
 _COMPUTED = {**OF_STATES, **OF_PAIRS, **OF_VIEWS}
 
+_PLACES = 2
+"""Places that a note names of those it is about."""
+
 
 @dataclass
 class Found:
@@ -42,16 +45,21 @@ class Found:
         self.refused += other.refused
 
     def notes(self) -> list[str]:
-        """Say what gave no number, layers of one reason together."""
+        """Say what gave no number: once for all layers, and for all places, of one reason."""
         grouped: dict[tuple[str, str], dict[str, dict[int | None, None]]] = {}
         for where, layer, what, why in self.refused:
             grouped.setdefault((where, why), {}).setdefault(what, {})[layer] = None
-        said = []
+        places: dict[str, list[str]] = {}
         for (where, why), parts in grouped.items():
             layers = list(dict.fromkeys(str(layer) for own in parts.values() for layer in own if layer is not None))
             at = f" at layer {', '.join(layers)}" if layers else ""
-            said.append(f"{where}: no {', '.join(parts)}{at}: {why}")
-        return said
+            places.setdefault(f"no {', '.join(parts)}{at}: {why}", []).append(where)
+        return [f"{_shortened(found)}: {said}" for said, found in places.items()]
+
+
+def _shortened(places: list[str]) -> str:
+    shown, more = "; ".join(places[:_PLACES]), len(places) - _PLACES
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def asked(store: Store, spec: QualitySpec) -> set[str] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from layercache import engine
 from layercache.analyze import select, tables
 from layercache.analyze.quality import compare, geometry, names, neighbours, reading, spectrum, tokens, views
 from layercache.analyze.quality.estimates import Estimate, States
@@ -17,7 +18,7 @@ from layercache.analyze.quality.reading import Views
 from layercache.analyze.scaling import one_thread_each
 from layercache.analyze.tables import Key
 from layercache.errors import AnalysisError
-from layercache.progress import Progress, Task
+from layercache.progress import Progress
 from layercache.recipe import QualitySpec
 from layercache.store.layout import CLEAN, Feature, RowsInfo, Run
 from layercache.store.reader import Store
@@ -37,7 +38,6 @@ class _Work:
     spec: QualitySpec
     names: set[str] | None
     pool: ThreadPoolExecutor
-    bar: Task
     found: Found = field(default_factory=Found)
 
 
@@ -52,17 +52,25 @@ def quality(store: Store, spec: QualitySpec, progress: Progress) -> Outcome:
     pairs = select.data(store, chosen, spec)
     _check_conditions(store, chosen, spec)
     steps = list(_steps(store, pairs, spec, asked, progress))
-    with one_thread_each() as pool, progress.task("quality", len(steps), "steps") as bar:
-        work = _Work(store, spec, asked, pool, bar)
-        for step in steps:
-            step(work)
+    found = Found()
+    with one_thread_each(), progress.task("quality", len(steps), "steps") as bar:
+        for one in engine.each(partial(_take, store, spec, asked), steps, what="quality"):
+            found.add(one)
             bar.advance()
-    for note in work.found.notes():
+    for note in found.notes():
         progress.note(note)
-    names.refuse_nothing(work.found, spec, asked, dict.fromkeys(OF_VIEWS, _VIEWS))
-    if asked is None and not any(row["metric"] in OF_VIEWS for row in work.found.rows):
+    names.refuse_nothing(found, spec, asked, dict.fromkeys(OF_VIEWS, _VIEWS))
+    if asked is None and not any(row["metric"] in OF_VIEWS for row in found.rows):
         progress.note(f"no {', '.join(OF_VIEWS)}: {_VIEWS}")
-    return Outcome(tables.results(work.found.rows), tables.joined(work.found.scores))
+    return Outcome(tables.results(found.rows), tables.joined(found.scores))
+
+
+def _take(store: Store, spec: QualitySpec, asked: set[str] | None, step: "_Step") -> Found:
+    """Take one step."""
+    with one_thread_each() as pool:
+        work = _Work(store, spec, asked, pool)
+        step(work)
+    return work.found
 
 
 def _check_conditions(store: Store, chosen: Sequence[Run], spec: QualitySpec) -> None:

@@ -16,14 +16,10 @@ from layercache.analyze.quality.estimates import Floats
 from layercache.analyze.tables import Key, Row
 from layercache.outputs import WHOLE_PROMPT
 from layercache.recipe import QualitySpec
+from layercache.store import captured
 from layercache.store.layout import Run
 from layercache.store.reader import Store
 
-_STATS = """
-select sample_id, layer, metric, value
-from token_stats
-where run = $run and condition = $condition
-"""
 ENTROPY = "prompt_entropy"
 """Statistics whose name begins so are entropies of a spectrum of at most min(tokens, width) values."""
 _WITHOUT_FIRST = "-first"
@@ -44,8 +40,7 @@ def summarise(
         spec: quantiles, resamples and layers.
         key: what every row says of itself.
     """
-    frame = pl.from_arrow(store.sql(_STATS, {"run": run.id, "condition": condition}))
-    assert isinstance(frame, pl.DataFrame)
+    frame = captured.statistics(store, run, condition)
     frame = frame.filter(pl.col("sample_id").is_in(list(ids)), pl.col("value").is_finite())
     if names is not None:
         frame = frame.filter(pl.col("metric").is_in(list(names)))

@@ -6,7 +6,7 @@ planned.keep_left_out(run)                           those that it cannot be mad
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from layercache.extract.forward import Absent
 from layercache.extract.rows import not_run_columns
 from layercache.extract.summary import ConditionSummary
 from layercache.extract.tokenize import Sample, Samples
+from layercache.outputs import WHOLE_PROMPT
 from layercache.recipe import ExtractSpec
 from layercache.store.holdings import Holdings, Outputs
 from layercache.store.layout import Run
@@ -44,21 +45,27 @@ def asked(spec: ExtractSpec, samples: Samples, blocks: int, more: Iterable[str] 
     more = set(more)
     known = {name for sample in samples.distinct.values() for name in (*sample.spans, *sample.absent)} | more
     settings = spec.condition_settings()
+    if settings.control_from != WHOLE_PROMPT and settings.control_from not in known:
+        raise RecipeError(
+            f"control_from needs a span {settings.control_from!r}; the spans are {', '.join(sorted(known)) or 'none'}"
+        )
     found = [conditions.parse(name, known) for name in spec.condition_names()]
     for one in found:
         if one.layers is not None and one.layers[1] > blocks:
             raise RecipeError(f"condition {one.name}: the model's blocks are 1 to {blocks}")
         span = ANSWER if one.kind == ANSWER_ONLY else one.span
         drawn = settings.control_from if one.kind in (CONTROL, CONTROL_PATCH) else None
-        for name in {span, drawn} - {None, *more}:
-            _check_span(name, one, known, samples)
+        for name in {span, drawn} - more:
+            if name is not None:
+                _check_span(name, one, known, samples)
     return list(dict.fromkeys(conditions.with_settings(one, settings) for one in found))
 
 
-def _check_span(span: str | None, condition: Condition, known: set[str], samples: Samples) -> None:
+def _check_span(span: str, condition: Condition, known: set[str], samples: Samples) -> None:
     if span not in known:
         raise RecipeError(
             f"condition {condition.name} needs a span {span!r}; the spans are {', '.join(sorted(known)) or 'none'}"
+            f" ({conditions.remedy(span)})"
         )
     if not any(span in sample.spans for sample in samples.distinct.values()):
         raise DataError(f"condition {condition.name}: the span {span!r} is empty in every prompt")
@@ -88,7 +95,13 @@ class Stage:
 
 
 def plan(
-    condition: Condition, outputs: Outputs, store: Store | None, run: Run | None, given: Given, spec: ExtractSpec
+    condition: Condition,
+    outputs: Outputs,
+    store: Store | None,
+    run: Run | None,
+    given: Given,
+    spec: ExtractSpec,
+    mine: Callable[[str], bool] = lambda _: True,
 ) -> Stage:
     """Find the samples that lack outputs under a condition, and change those.
 
@@ -97,17 +110,21 @@ def plan(
         store, run: what holds them; None where there is none yet.
         given: what changed samples are made of; its donors are read from the store.
         spec: which samples are asked for which outputs.
+        mine: tells the samples that are run; what the condition draws for them is drawn from all.
     """
     held = _NOTHING
     if store is not None and run is not None and condition.name in store.conditions(run):
         held = store.held(run, condition.name)
         given = _with_donors(given, condition, store, run)
     clean = given.samples.distinct
-    summary = ConditionSummary(condition.name, cached=len(clean))
+    summary = ConditionSummary(condition.name, cached=sum(map(mine, clean)))
     groups: list[tuple[Outputs, list[Sample]]] = []
     left_out: list[tuple[Outputs, list[LeftOut]]] = []
+    known = _left_out_before(condition, store, run, {one for one in clean if mine(one)})
     reasons: Counter[str] = Counter()
-    for lacked, ids in select.missing(held, outputs, list(clean), spec):
+    for lacked, ids in select.missing(held, outputs, list(clean), spec, mine):
+        for one in ids:
+            known.pop(one, None)
         changed = change(condition, [clean[one] for one in ids], given)
         final = [one for one in changed.left_out if one.final]
         groups += [(lacked, changed.samples)] if changed.samples else []
@@ -115,11 +132,21 @@ def plan(
         reasons.update(one.reason for one in changed.left_out)
         summary.cached -= len(ids)
         summary.unchanged += changed.unchanged
+    reasons.update(known.values())
+    summary.cached -= len(known)
     lacking = [sample for _, samples in groups for sample in samples]
     summary.forward_passes, summary.tokens = len(lacking), sum(map(len, lacking))
     summary.left_out = dict(sorted(reasons.items()))
     made = {"condition": conditions.parameters(condition, given.settings)}
     return Stage(condition, made, groups, left_out, summary)
+
+
+def _left_out_before(condition: Condition, store: Store | None, run: Run | None, asked: Set[str]) -> dict[str, str]:
+    """Return the samples, of those asked about, that the store says the condition cannot be made of, and why."""
+    if store is None or run is None or condition.name not in store.conditions(run):
+        return {}
+    rows = store.samples(run, condition.name).filter(n_tokens=0).select("sample_id", "absent")
+    return {one: absent[0]["reason"] for one, absent in rows.iter_rows() if one in asked and absent}
 
 
 def _with_donors(given: Given, condition: Condition, store: Store, run: Run) -> Given:
@@ -141,16 +168,21 @@ def lacking(stages: Sequence[Stage]) -> set[str]:
     return left_out | {sample.id for _, samples in groups(stages) for sample in samples}
 
 
-def keep_left_out(stages: Sequence[Stage], run: Run) -> None:
+def keep_left_out(stages: Sequence[Stage], run: Run) -> set[tuple[str, str | None]]:
     """Publish, of every sample that is left out for good, that and why: rows of `samples` and no other.
+
+    Returns:
+        The conditions and names of the shards.
 
     Raises:
         StoreError: a shard cannot be published.
     """
+    published: set[tuple[str, str | None]] = set()
     for stage in stages:
         for outputs, left_out in stage.left_out:
             made = {"layercache": layercache.__version__, **stage.made}
             shard = Shard(run, outputs, condition=stage.condition.name, provenance=made)
             absent = [Absent(one.sample.id, name, one.reason) for one in left_out for name in outputs]
             shard.add("samples", not_run_columns([one.sample for one in left_out], absent))
-            shard.publish()
+            published.add((stage.condition.name, shard.publish()))
+    return published

@@ -1,0 +1,1 @@
+"""Stores on the Hugging Face Hub: a dataset repository whose files are those of a store."""

@@ -1,0 +1,108 @@
+"""`import layercache as lc`: the functions, and that they say what the command line and the modules say."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import layercache as lc
+from layercache import recipe, study
+from layercache.errors import RecipeError
+from layercache.store import reader
+
+QUIET = lc.Progress()
+DATA = {"source": "demo:movies", "limit": 60, "labels": ["certificate:category", "rating:number"]}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("api") / "store"
+    (made,) = lc.extract(
+        models="demo", data=DATA, store=path, pooling=["mean"], layers=[0, 5], lens=["last"], progress=QUIET
+    )
+    assert made.forward_passes == made.samples == 60
+    return path
+
+
+def test_extract_does_what_a_recipe_does(store: Path) -> None:
+    table = {"name": "same", "models": "demo", "data": DATA}
+    table["extract"] = {"pooling": ["mean"], "layers": [0, 5], "lens": ["last"]}
+    (again,) = study.extract(recipe.build(table), store, QUIET)
+    assert again.forward_passes == 0
+    (planned,) = lc.extract(recipe.build(table), store=store, dry_run=True, progress=QUIET)
+    assert planned.forward_passes == 0
+
+
+def test_an_analysis_is_a_function_that_returns_its_table(store: Path) -> None:
+    settings = {"labels": ["rating"], "bootstrap": 50, "folds": 2}
+    spec = recipe.ANALYSES["probe"](**settings)
+    (expected,) = study.analyze(store, [spec], QUIET)
+    for found in (
+        lc.probe(store, progress=QUIET, **settings),
+        lc.probe(lc.open(store), progress=QUIET, **settings),
+        lc.analyze(str(store), "probe", progress=QUIET, **settings),
+    ):
+        assert found.results.equals(expected.results)
+    frame = found.frame()
+    assert isinstance(frame, pl.DataFrame)
+    assert set(frame["layer"].drop_nulls()) == {0, 5}
+    assert "rating: r2" in str(found)
+
+
+def test_a_notebook_shows_tables_and_no_markup_of_strangers(store: Path) -> None:
+    found = lc.entropy(store, progress=QUIET)
+    shown = found._repr_html_()
+    assert shown.startswith("<pre>movies, lens at last@prompt")
+    assert f"{len(found.results):,} numbers" in shown
+    column = pl.Series("data", ["<script>alert(1)</script>\n<b>"] * len(found.results))
+    hostile = study.Analysed("entropy", found.frame().with_columns(column).to_arrow(), None, False)
+    assert "<script>" not in hostile._repr_html_()
+    assert "<b>" not in hostile._repr_html_()
+
+
+@pytest.mark.parametrize("kind", sorted(recipe.ANALYSES))
+def test_every_kind_of_analysis_has_a_function(kind: str) -> None:
+    function = getattr(lc, kind)
+    assert function.__name__ == kind
+    assert "layercache.analyze" in (function.__doc__ or "")
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in lc.__all__:
+        assert name in dir(lc)
+        assert inspect.getdoc(getattr(lc, name)), name
+
+
+def test_the_stages_can_be_called_whatever_was_imported_before() -> None:
+    code = (
+        "import layercache as lc, layercache.extract.run, layercache.analyze.probe\n"
+        "assert lc.extract.__call__ is lc.api.extract and lc.analyze.__call__ is lc.api.analyze\n"
+        "try: lc.extract()\n"
+        "except lc.LayercacheError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("give a recipe, or models and data")
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, layercache; print({'torch', 'polars', 'pyarrow', 'duckdb', 'pydantic'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_cannot_be_is_said_in_one_line(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="with a recipe use settings"):
+        lc.extract("demo", models="demo", store=tmp_path)
+    with pytest.raises(RecipeError, match="pooling"):
+        lc.extract(models="demo", data=DATA, store=tmp_path / "new", pooling=["middle"], progress=QUIET)
+    with pytest.raises(RecipeError, match="unknown analysis 'prob'"):
+        lc.analyze(store, "prob")
+    with pytest.raises(RecipeError, match="unknown key"):
+        lc.probe(store, label="rating")
+    with pytest.raises(RecipeError, match="settings go with"):
+        lc.run(lc.load_recipe("demo"), store, settings=["title=x"])
+    assert not (tmp_path / "new").exists()
+    assert reader.open(store).runs()
