@@ -63,7 +63,7 @@ def test_links_between_documents_lead_somewhere(document: str) -> None:
 
 def test_readme_names_only_recipes_and_queries_that_ship() -> None:
     text = (ROOT / "README.md").read_text()
-    recipes = set(re.findall(r"layercache run ([a-z_]+)", text))
+    recipes = set(re.findall(r"layercache run ([a-z_]+)(?![a-z_.])", text))
     queries = set(re.findall(r"--query ([a-z_]+)", text))
     assert recipes
     assert recipes <= set(resources.names("pipelines"))

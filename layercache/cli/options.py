@@ -21,7 +21,9 @@ class StorePath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path of the store."""
-        if "/" not in str(value) or ":" not in str(value).partition("/")[0]:
+        # Nobody waits for a bucket when Tab is pressed.
+        completing = ctx is not None and ctx.resilient_parsing
+        if completing or "/" not in str(value) or ":" not in str(value).partition("/")[0]:
             return super().convert(value, param, ctx)
         from layercache.store import mirror
 

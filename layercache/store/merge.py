@@ -206,8 +206,12 @@ def _rows(one: RunPlan, found: Run, merged: Merged) -> None:
     before = sequence.newest(sequence.files(found.path / ROWS, "parquet"))
     together: dict[str, rows.Joined] = {}
     for name, file in sequence.newest(sequence.files(one.run.path / ROWS, "parquet")).items():
-        if name in one.data and name in before and (joined := rows.joined(before[name].path, file.path)) is not None:
-            together[name] = joined
+        if name in one.data and name in before:
+            # What is here already may not have been brought near again: of a repository elsewhere it has no bytes.
+            here = found.path / ROWS / file.path.name
+            joined = rows.joined(before[name].path, here if here.exists() else file.path)
+            if joined is not None:
+                together[name] = joined
     _sequenced(one.rows, one.run.path / ROWS, found.path / ROWS, "parquet", found.store, merged, set(together))
     for joined in together.values():
         merged.files += rows.put_joined(found, joined)

@@ -16,7 +16,9 @@ from test_report_samples import HOSTILE
 from layercache import report
 from layercache.recipe import ReportSpec
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or playwright is None, reason="Chromium or Playwright for Python is not installed"
+)
 
 
 @pytest.fixture(scope="module")

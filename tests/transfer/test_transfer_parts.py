@@ -15,7 +15,8 @@ from store_builder import LAST, LAYERS, MEAN, content, fix_manifest, make_run, p
 
 from layercache import transfer
 from layercache.errors import StoreError
-from layercache.store import compact, outstanding, reader, states
+from layercache.store import compact, outstanding, reader
+from layercache.store import files as store_files
 from layercache.store.selection import Selection
 from layercache.store.verify import verify
 
@@ -53,7 +54,7 @@ def test_a_part_reads_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         inside = isinstance(path, Path) and path.name == "hidden.parquet" and (tmp_path / "s") in path.parents
         return real(Counting(path) if inside else path, **options)
 
-    monkeypatch.setattr(states.pq, "ParquetFile", counted)
+    monkeypatch.setattr(store_files.pq, "ParquetFile", counted)
     transfer.pull(str(tmp_path / "s"), tmp_path / "t", Selection(layers=(3, 9)))
     whole = (shard_file := next((tmp_path / "s").rglob("hidden.parquet"))).stat().st_size
     assert shard_file.parent.name.startswith("shard=")
