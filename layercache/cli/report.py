@@ -46,7 +46,9 @@ def report(
 
 @click.command()
 @click.argument("name", shell_complete=completion.plots)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .html or .json.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .pdf, .html or .json."
+)
 @store_option
 @json_option
 def plot(name: str, out: Path, store: Path, as_json: bool) -> None:

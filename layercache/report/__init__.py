@@ -7,6 +7,7 @@ write_charts(store, Path("charts"))                 every chart, and the numbers
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -18,15 +19,16 @@ from layercache.errors import AnalysisError, LayercacheError
 from layercache.recipe import ReportSpec
 from layercache.report import (
     adapted_sections,
+    again,
     browser,
     depth_sections,
+    embed,
     figures,
     frames,
     in_depth,
     overview,
     page,
     sections,
-    theme,
 )
 from layercache.store.reader import Store
 
@@ -35,7 +37,7 @@ __all__ = ["PLOTS", "SUFFIXES", "build", "plot", "write_charts"]
 PLOTS: dict[str, str] = {name: plot.doc for name, plot in figures.PLOTS.items()}
 """Every chart that `plot` draws, and what it shows."""
 _COMPARED = ("best_layer", "best_depth", "best_score", "picked_share")
-SUFFIXES = (".svg", ".png", ".html", ".json")
+SUFFIXES = (".svg", ".png", ".pdf", ".html", ".json")
 
 
 def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -> Path:
@@ -73,12 +75,17 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
         overview.questions(store),
         overview.reproduction(store, out),
     ]
-    _write(out, page.render(title or spec.title or "layercache report", parts).encode())
+    parts = [
+        replace(part, commands=again.analysis(store, *again.PARTS[part.anchor])) if part.anchor in again.PARTS else part
+        for part in parts
+    ]
+    models = numbers["model"].drop_nulls().unique().sort().to_list()
+    _write(out, page.render(title or spec.title or "layercache report", parts, models).encode())
     return out
 
 
 def plot(store: Store, name: str, out: Path) -> Path:
-    """Draw one chart of `PLOTS` into a file: SVG, PNG, a page of its own, or the Vega-Lite specification.
+    """Draw one chart of `PLOTS` into a file: SVG, PNG, PDF, a page of its own, or the Vega-Lite specification.
 
     Raises:
         AnalysisError: no chart is called that, or the store has no numbers for it.
@@ -136,11 +143,13 @@ def _numbers(store: Store) -> pl.DataFrame:
 
 def _encoded(chart: alt.TopLevelMixin, suffix: str, title: str) -> bytes:
     """Return a chart as the bytes of a file."""
-    spec = page.spec(chart, theme.FILE)
+    spec = embed.alone(chart)
     if suffix == ".svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     if suffix == ".png":
         return bytes(vl_convert.vegalite_to_png(spec, scale=2))
+    if suffix == ".pdf":
+        return bytes(vl_convert.vegalite_to_pdf(spec))
     if suffix == ".json":
         return json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     return page.render(title, [page.Section("chart", title, [page.Figure(chart, "")])]).encode()

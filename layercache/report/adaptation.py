@@ -10,7 +10,7 @@ from layercache.report import charts
 from layercache.report.frames import shown
 from layercache.report.marks import chart, grid, tip
 from layercache.report.measures import measure
-from layercache.report.text import interval, number, plain
+from layercache.report.text import capital, interval, number, plain
 
 MODEL = "model"
 GAPS = ("choice_accuracy_minus_base", "probe_accuracy_minus_base", "entropy_minus_base")
@@ -96,7 +96,7 @@ def by_layer(
     nothing = nothing.cast({"panel": pl.String, "layer": pl.Int32, "low": pl.Float64, "high": pl.Float64})
     known = own["model"].unique().sort().to_list()
     style = charts.look(known, pl.concat([own, nothing.select(own.columns)]), measure(metric))
-    return charts.curves(own, nothing, style, f"{measure(metric).name} ({title})")
+    return charts.curves(own, nothing, style, f"{capital(measure(metric).name)} ({title})")
 
 
 def gaps(task: AdaptationTask, metric: str) -> alt.TopLevelMixin | None:

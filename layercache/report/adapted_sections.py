@@ -5,7 +5,7 @@ import polars as pl
 from layercache.report import adaptation, page
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
-from layercache.report.text import plain
+from layercache.report.text import capital, plain
 
 _ANSWERS_NOTE = (
     "The logit lens scores given answers at every layer: the preferred one is that of the highest log-probability. Rows are "
@@ -19,7 +19,7 @@ _NOTE = (
 
 def answers_section(numbers: pl.DataFrame) -> Section:
     """Return which answers the layers prefer, a part a data set and label."""
-    parts: list[str | Figure] = [page.paragraph(_ANSWERS_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_ANSWERS_NOTE, "faint")]
     tasks = {(task.data, task.label): task for task in adaptation.tasks(numbers)}
     for data, label, own in adaptation.answers(numbers):
         title = f"{plain(label)} ({plain(data)})"
@@ -31,17 +31,18 @@ def answers_section(numbers: pl.DataFrame) -> Section:
             if drawn is not None:
                 parts.append(
                     Figure(
-                        drawn, f"{name} of the preferred answers over layers.", None if metric == "accuracy" else name
+                        drawn,
+                        f"{capital(name)} of the preferred answers over layers.",
+                        None if metric == "accuracy" else name,
                     )
                 )
-        parts.append(page.folded("the numbers", page.table(_stored(own))))
     return Section("answers", "What each layer answers", parts)
 
 
 def adaptation_sections(numbers: pl.DataFrame) -> list[Section]:
     """Return what adapters change, a part a data set and label; no section where there are none."""
     found = adaptation.tasks(numbers)
-    parts: list[str | Figure] = [page.paragraph(_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_NOTE, "faint")]
     for task in found:
         title = f"{plain(task.label)} ({plain(task.data)})"
         parts.append(page.heading(title))
@@ -56,9 +57,12 @@ def adaptation_sections(numbers: pl.DataFrame) -> list[Section]:
             curves = adaptation.gaps(task, metric)
             if curves is not None:
                 parts.append(
-                    Figure(curves, f"{measure(metric).name} over layers, of adapters from the best to the worst.")
+                    Figure(
+                        curves, f"{capital(measure(metric).name)} over layers, of adapters from the best to the worst."
+                    )
                 )
-        parts.append(page.folded("the numbers", page.table(_stored(task.numbers))))
+        drawn_already = pl.col("metric").is_in(["accuracy", *adaptation.GAPS, "cka_with_base", "cell_accuracy"])
+        parts.append(page.Numbers(_stored(task.numbers.filter(~drawn_already)), "other numbers"))
     return [Section("adaptation", "What adapting changed", parts)] if found else []
 
 

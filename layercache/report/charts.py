@@ -14,11 +14,22 @@ import altair as alt
 import polars as pl
 
 from layercache.report import theme
-from layercache.report.marks import chart, color, cycle, grid, model_legend, or_else, ticks, tip
+from layercache.report.marks import chart, color, grid, model_legend, or_else, ticks, tip
 from layercache.report.measures import Measure
 
 _POINT = ("model", "layer", "layer_name", "value", "low", "high", "n")
 WIDTH, HEIGHT = 460, 250
+_NARROW = 285
+
+
+def size(panels: int) -> dict[str, int]:
+    """Return the size of one of so many panels: two beside each other, of more three."""
+    return {"width": WIDTH, "height": HEIGHT} if panels < 3 else {"width": _NARROW, "height": 190}
+
+
+def columns(panels: int) -> int:
+    """Return how many panels stand beside each other."""
+    return 2 if panels < 3 else 3
 
 
 class Look(NamedTuple):
@@ -64,8 +75,8 @@ def curves(frame: pl.DataFrame, baselines: pl.DataFrame, style: Look, title: str
     for panel in panels:
         own = baselines.filter(pl.col("panel").is_null() | (pl.col("panel") == panel))
         layers = [*_curve_layers(frame.filter(panel=panel), style), *_baseline_layers(own, baselines, style)]
-        drawn.append(alt.layer(*layers).properties(title=panel, width=WIDTH, height=HEIGHT))
-    return grid(drawn, title, style.models)
+        drawn.append(alt.layer(*layers).properties(title=panel, **size(len(panels))))
+    return grid(drawn, title, style.models, columns(len(panels)))
 
 
 def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "") -> alt.TopLevelMixin:
@@ -84,8 +95,8 @@ def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "
         own = bands.filter(panel=panel, model=model)
         area = _band(own, style, opacity=0.2).encode(detail="band:N", tooltip=["model:N", "band:N"])
         layers = [area, *_line_layers(frame.filter(panel=panel, model=model), style)]
-        drawn.append(alt.layer(*layers).properties(title=[model, panel], width=WIDTH, height=HEIGHT))
-    return grid(drawn, title)
+        drawn.append(alt.layer(*layers).properties(title=[model, panel], **size(len(panels))))
+    return grid(drawn, title, columns=columns(len(panels)))
 
 
 def shares(frame: pl.DataFrame, models: Sequence[str], layers: Sequence[int], title: str = "") -> alt.TopLevelMixin:
@@ -127,7 +138,8 @@ def _curve_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
 
 def _band(frame: pl.DataFrame, style: Look, opacity: float) -> alt.Chart:
     """Draw low to high; with a single layer there is no area, so it becomes a bar."""
-    drawn = chart(frame, "model", "layer", "low", "high", *(name for name in frame.columns if name == "band"))
+    # With the columns of the line, so that a page holds them once.
+    drawn = chart(frame, *(("model", "layer", "low", "high", "band") if "band" in frame.columns else _POINT))
     if len(style.layers) == 1:
         drawn = drawn.mark_rule(strokeWidth=3, opacity=2 * opacity, clip=style.cut)
     else:
@@ -138,7 +150,7 @@ def _band(frame: pl.DataFrame, style: Look, opacity: float) -> alt.Chart:
 
 def _line_layers(frame: pl.DataFrame, style: Look) -> list[alt.Chart]:
     base = chart(frame, *_POINT).encode(x=_x(style), y=_y(style, "value"), color=color(style.models, style.legend))
-    scale = alt.Scale(domain=list(style.models), range=cycle(theme.SHAPES, style.models))
+    scale = alt.Scale(domain=list(style.models), range=theme.shapes(len(style.models)))
     shape = alt.Shape("model:N", title="model", scale=scale, legend=model_legend(style.models, style.legend))
     tips = [
         "model:N",
@@ -164,7 +176,8 @@ def _baseline_layers(own: pl.DataFrame, every: pl.DataFrame, style: Look) -> lis
     tips = ["baseline:N", "model:N", tip("value", style.measure.name), tip("low", "95 % from"), tip("high", "to")]
     drawn = []
     level = pl.col("layer").is_null() if len(style.layers) > 1 else pl.lit(True)
-    rules = own.filter(level).unique(["baseline", "value"], keep="first", maintain_order=True)
+    # Models may share a baseline; each keeps its own, for one of them may be hidden.
+    rules = own.filter(level)
     if len(rules):
         rule = chart(rules, "model", "baseline", "value", "low", "high").mark_rule(style="baseline", clip=style.cut)
         drawn.append(rule.encode(y=_y(style, "value"), strokeDash=dash, tooltip=tips))

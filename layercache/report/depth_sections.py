@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from layercache.report import charts, frames, in_depth, page
+from layercache.report import charts, frames, in_depth, page, rules
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
-from layercache.report.text import plain
+from layercache.report.text import capital, plain
 from layercache.store.reader import Store
 
 _DEEP_NOTE = (
@@ -22,7 +22,7 @@ _CURVES = ("selectivity", "v_information", "compression")
 def deep_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what lies behind the probes, a figure a number and label."""
     deep = numbers.filter(pl.col("analysis") == "probe_depth")
-    parts: list[str | Figure] = [page.paragraph(_DEEP_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_DEEP_NOTE, "faint")]
     for (data, label), own in deep.group_by("data", "label", maintain_order=True):
         parts.append(page.heading(f"{label} ({data})"))
         for metric in _CURVES:
@@ -33,7 +33,7 @@ def deep_section(store: Store, numbers: pl.DataFrame) -> Section:
                 part = part.with_columns(panel=by)
                 style = charts.look(part["model"].unique().sort().to_list(), part, measure(metric))
                 none = part.head(0).with_columns(baseline=pl.lit(None, pl.String))
-                name = f"{measure(metric).name} of {plain(str(label))}"
+                name = f"{capital(measure(metric).name)} of {plain(str(label))}"
                 parts.append(Figure(charts.curves(part, none, style, name), f"{name} over layers."))
         for drawn, what in (
             (in_depth.concept_depth(own), "From the layer that comes near the best one (tick) to the best (point)."),
@@ -48,7 +48,7 @@ def steps_section(drawn: list[in_depth.Chart]) -> Section:
     """Return numbers by layer over the steps of a training."""
     opened = 4
     parts = [
-        Figure(chart, "Training steps down, layers across.", None if place < opened else "more over training")
+        Figure(chart, "Training steps down, layers across.", None if place < opened else page.title_of(chart))
         for place, chart in enumerate(drawn)
     ]
     return Section("training", "Over training", [*parts])
@@ -62,10 +62,12 @@ def compare_section(numbers: pl.DataFrame) -> Section:
     side = side.sort("data", "label", "best_score", descending=[False, False, True]).rename(
         {"panel": "read at", "group": "score"}
     )
-    parts: list[str | Figure] = [page.table(side)]
+    parts: list[page.Part] = [page.table(side)]
     picked = own.filter(pl.col("metric") == "picked_share").group_by("group")
     picks = picked.agg(mean=pl.col("value").mean(), worst=pl.col("value").min(), cases=pl.len())
+    picks = picks.sort("mean", "group", descending=[True, False])
     if len(picks):
         parts += [page.heading("Which layer to take without labels"), page.paragraph(_COMPARE_NOTE, "faint")]
-        parts.append(page.table(picks.sort("mean", descending=True).rename({"group": "rule"})))
+        parts.append(Figure(rules.chart(picks), rules.CAPTION))
+        parts.append(page.Numbers(picks.rename({"group": "rule"}), "every rule"))
     return Section("compare", "Models side by side", parts)

@@ -21,11 +21,18 @@ from layercache.report import (
 from layercache.report.charts import Look
 from layercache.report.frames import Task
 from layercache.report.measures import BASELINES, measure
-from layercache.report.text import plain
+from layercache.report.text import capital, plain
 from layercache.report.texts import TextTask
 from layercache.store.reader import Store
 
 Chart: TypeAlias = alt.TopLevelMixin
+
+
+_LENS_TITLES = {
+    "agrees_with_final": "Agreement with the last layer",
+    "kl_to_final": "Distance from the last layer",
+    "target_logprob": "Log-probability of the target",
+}
 
 
 class Plot(NamedTuple):
@@ -48,7 +55,8 @@ def probe(task: Task, metric: str) -> Chart:
     order = list(BASELINES.values())
     baselines = baselines.sort(pl.col("baseline").replace_strict(order, range(len(order)), default=len(order)))
     style = look(pl.concat([scores, baselines.select(scores.columns)]), metric)
-    return charts.curves(scores, baselines, style, f"{plain(task.label)} ({plain(task.data)})")
+    title = f"{capital(measure(metric).name)} of {plain(task.label)} ({plain(task.data)})"
+    return charts.curves(scores, baselines, style, title)
 
 
 def held_out(store: Store, task: Task) -> Chart | None:
@@ -61,7 +69,7 @@ def held_out(store: Store, task: Task) -> Chart | None:
     found = pl.concat(parts) if parts else pl.DataFrame()
     if not len(found):
         return None
-    title = f"{plain(task.label)} ({plain(task.data)})"
+    title = f"Held-out predictions of {plain(task.label)} ({plain(task.data)})"
     if found["predicted"].dtype.is_numeric():
         drawn = [part.gather_every(1 + len(part) // predictions.MAX_POINTS) for part in parts]
         return sample_charts.scatter(pl.concat(drawn), _models(found), title)
@@ -85,13 +93,13 @@ def entropy(data: str, numbers: pl.DataFrame) -> Chart | None:
     return charts.spread(middle, bands, style._replace(models=_models(middle)), f"Lens entropy ({plain(data)})")
 
 
-def lens(data: str, numbers: pl.DataFrame, metric: str, title: str) -> Chart | None:
+def lens(data: str, numbers: pl.DataFrame, metric: str) -> Chart | None:
     """Draw one of the lens's other numbers over layers, models side by side, a panel a position."""
     own = numbers.filter(pl.col("metric") == metric, pl.col("layer").is_not_null())
     if not len(own):
         return None
     none = own.head(0).with_columns(baseline=pl.lit(None, pl.String))
-    return charts.curves(own, none, look(own, metric), f"{title} ({plain(data)})")
+    return charts.curves(own, none, look(own, metric), f"{_LENS_TITLES[metric]} ({plain(data)})")
 
 
 def depth(store: Store, data: str, numbers: pl.DataFrame) -> Chart | None:
@@ -123,7 +131,7 @@ def text(task: TextTask, metric: str) -> Chart:
     )
     nothing = nothing.cast({"panel": pl.String, "layer": pl.Int32, "low": pl.Float64, "high": pl.Float64})
     style = look(pl.concat([own, nothing.select(own.columns)]), metric)
-    return charts.curves(own, nothing, style, f"{measure(metric).name} ({plain(task.data)})")
+    return charts.curves(own, nothing, style, f"{capital(measure(metric).name)} ({plain(task.data)})")
 
 
 def _text(metrics: Sequence[str]) -> Callable[[Store, pl.DataFrame], Chart | None]:
@@ -149,8 +157,8 @@ def _entropy(store: Store, numbers: pl.DataFrame) -> Chart | None:
     return _stacked([entropy(data, own) for data, own in frames.entropies(numbers)])
 
 
-def _lens(metric: str, title: str) -> Callable[[Store, pl.DataFrame], Chart | None]:
-    return lambda store, numbers: _stacked([lens(data, own, metric, title) for data, own in frames.entropies(numbers)])
+def _lens(metric: str) -> Callable[[Store, pl.DataFrame], Chart | None]:
+    return lambda store, numbers: _stacked([lens(data, own, metric) for data, own in frames.entropies(numbers)])
 
 
 def _depth(store: Store, numbers: pl.DataFrame) -> Chart | None:
@@ -211,12 +219,12 @@ def _quality(store: Store, numbers: pl.DataFrame) -> Chart | None:
 
 
 def _distributions(store: Store, numbers: pl.DataFrame) -> Chart | None:
-    return _stacked([qualities.histograms(store, data) for data in qualities.data_sets(numbers)])
+    return _stacked([one for data in qualities.data_sets(numbers) for one in qualities.histograms(store, data)])
 
 
 def _likeness(metric: str) -> Callable[[Store, pl.DataFrame], Chart | None]:
     return lambda store, numbers: _stacked(
-        [qualities.likeness(store, numbers, data, metric) for data in qualities.data_sets(numbers)]
+        [one for data in qualities.data_sets(numbers) for one in qualities.likeness(store, numbers, data, metric)]
     )
 
 
@@ -228,11 +236,9 @@ PLOTS: dict[str, Plot] = {
     "probe": Plot("probe scores over layers, with intervals and baselines", "probe", _probe),
     "predictions": Plot("held-out predictions of the best probes against the truth", "probe", _held_out),
     "entropy": Plot("entropy of the lens over layers, with quantile bands", "entropy", _entropy),
-    "agreement": Plot(
-        "share of samples whose top token is the last layer's", "entropy", _lens("agrees_with_final", "Agreement")
-    ),
-    "distance": Plot("KL divergence from the last layer", "entropy", _lens("kl_to_final", "Distance")),
-    "target": Plot("log-probability of the target token", "entropy", _lens("target_logprob", "Target")),
+    "agreement": Plot("share of samples whose top token is the last layer's", "entropy", _lens("agrees_with_final")),
+    "distance": Plot("KL divergence from the last layer", "entropy", _lens("kl_to_final")),
+    "target": Plot("log-probability of the target token", "entropy", _lens("target_logprob")),
     "depth": Plot("the layer at which predictions settle", "entropy", _depth),
     "text": Plot("scores of the text that every layer wrote", "text", _text(texts.HEADLINE)),
     "quantisation": Plot("what quantisation changes in them", "text", _text(texts.DIFFERENCES)),

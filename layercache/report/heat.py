@@ -1,23 +1,33 @@
 """Charts with a coloured field for every pair of things, and of ranges of layers; as in `charts`, field names are fixed."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import altair as alt
 import polars as pl
 
-from layercache.report.marks import chart, color, grid, or_else, tip
+from layercache.report.marks import chart, color, grid, or_else, ticks, tip
 from layercache.report.measures import Measure
 
-_STEP = 26
+_STEP, _SIDE = 26, 360
+# Room for panels beside each other, and what axis and gap of each take of it.
+_WIDE, _BESIDE = 1080, 110
 
 
-def fields(frame: pl.DataFrame, across: str, down: str, measure: Measure, title: str = "") -> alt.TopLevelMixin:
+class Side(NamedTuple):
+    """An axis of a field: the column, whose values are in order, and its title."""
+
+    column: str
+    title: str
+
+
+def fields(frame: pl.DataFrame, across: Side, down: Side, measure: Measure, title: str = "") -> alt.TopLevelMixin:
     """Draw a field for each value: a panel for each value of `panel`, the same colours in all of them.
 
     Args:
-        frame: panel, across (layers, in order), down (text or layers, in order from the top), value, low, high, n.
-        across: title of the x axis.
-        down: title of the y axis.
+        frame: panel, the columns of both sides (`down` from the top), value, low, high, n.
+        across: the x axis.
+        down: the y axis.
         measure: how the number is called; its floor cuts the colours as it cuts an axis.
         title: above the figure.
     """
@@ -25,27 +35,39 @@ def fields(frame: pl.DataFrame, across: str, down: str, measure: Measure, title:
     least = least if measure.floor is None else max(least, measure.floor)
     most = or_else(frame["value"].max(), 1.0)
     scale = alt.Scale(domain=[least, most if most > least else least + 1], scheme="viridis", clamp=True)
-    legend = alt.Legend(title=measure.axis, gradientLength=160)
-    drawn = []
+    legend = alt.Legend(title=measure.axis, gradientLength=160, titleLimit=400)
+    drawn, widest = [], 0
     for panel in frame["panel"].unique(maintain_order=True):
         own = frame.filter(panel=panel)
-        names = [own[name].unique(maintain_order=True).to_list() for name in ("across", "down")]
-        field = chart(own, "across", "down", "value", "low", "high", "n").mark_rect()
+        names = [own[side.column].unique(maintain_order=True).to_list() for side in (across, down)]
+        field = chart(own, "model", across.column, down.column, "value", "low", "high", "n").mark_rect()
         field = field.encode(
-            x=alt.X("across:O", title=across, sort=names[0], axis=alt.Axis(labelAngle=0, grid=False)),
-            y=alt.Y("down:O", title=down, sort=names[1], axis=alt.Axis(grid=False)),
+            x=alt.X(f"{across.column}:O", title=across.title, sort=names[0], axis=_axis(names[0])),
+            y=alt.Y(f"{down.column}:O", title=down.title, sort=names[1], axis=_axis(names[1])),
             color=alt.Color("value:Q", scale=scale, legend=legend),
             tooltip=[
-                alt.Tooltip("down:N", title=down),
-                alt.Tooltip("across:N", title=across),
+                alt.Tooltip(f"{down.column}:N", title=down.title),
+                alt.Tooltip(f"{across.column}:N", title=across.title),
                 tip("value", measure.name),
                 tip("low", "95 % from"),
                 tip("high", "to"),
                 tip("n", "samples", ",d"),
             ],
         )
-        drawn.append(field.properties(title=panel, width=alt.Step(_STEP), height=alt.Step(_STEP)))
-    return grid(drawn, title)
+        widest = max(widest, _size(names[0]))
+        drawn.append(field.properties(title=panel, width=_size(names[0]), height=_size(names[1])))
+    return grid(drawn, title, columns=max(1, _WIDE // (widest + _BESIDE)))
+
+
+def _axis(names: Sequence[Any]) -> alt.Axis:
+    """Label every value of few, every second, fourth … layer of many."""
+    values = ticks(names) if names and all(isinstance(name, int) for name in names) and len(names) > 12 else names
+    return alt.Axis(labelAngle=0, grid=False, ticks=False, values=[one for one in names if one in set(values)])
+
+
+def _size(names: Sequence[Any]) -> int:
+    """Return the pixels of a side: a cell of 26 each, fewer where there would be too many."""
+    return min(_STEP * len(names), max(_SIDE, 9 * len(names)))
 
 
 def ranges(frame: pl.DataFrame, models: Sequence[str], layers: Sequence[int], title: str = "") -> alt.TopLevelMixin:

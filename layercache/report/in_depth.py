@@ -7,7 +7,7 @@ import polars as pl
 
 from layercache.report import frames, heat
 from layercache.report.measures import measure
-from layercache.report.text import plain
+from layercache.report.text import capital, plain
 from layercache.steps import training_step
 from layercache.store.reader import Store
 
@@ -21,10 +21,11 @@ def layer_transfer(numbers: pl.DataFrame) -> list[Chart]:
     own = _transferred(numbers).filter(pl.col("other_run").is_null())
     drawn = []
     for (data, label, metric), part in own.group_by("data", "label", "metric", maintain_order=True):
-        part = part.with_columns(across="other_layer", down="layer", panel=pl.format("{}, {}", "model", "panel"))
+        part = part.with_columns(panel=pl.format("{}, {}", "model", "panel"))
         title = f"{plain(str(label))} ({plain(str(data))}): a probe of one layer on the states of another"
-        part = part.sort("panel", "down", "across")
-        drawn.append(heat.fields(part, "layer of the states", "layer of the probe", measure(str(metric)), title))
+        part = part.sort("panel", "layer", "other_layer")
+        sides = heat.Side("other_layer", "layer of the states"), heat.Side("layer", "layer of the probe")
+        drawn.append(heat.fields(part, *sides, measure(str(metric)), title))
     return drawn
 
 
@@ -34,11 +35,10 @@ def run_transfer(numbers: pl.DataFrame, names: dict[str, str]) -> list[Chart]:
     drawn = []
     for (data, label, metric), part in own.group_by("data", "label", "metric", maintain_order=True):
         other = frames.shown(pl.col("other_run"), part["other_run"], names)
-        part = part.with_columns(across="layer", down=pl.format("{} on {}", "model", other)).sort(
-            "panel", "down", "across"
-        )
+        part = part.with_columns(pair=pl.format("{} on {}", "model", other)).sort("panel", "pair", "layer")
         title = f"{plain(str(label))} ({plain(str(data))}): a probe of one model on the states of another"
-        drawn.append(heat.fields(part, "layer", "probe of … on states of …", measure(str(metric)), title))
+        sides = heat.Side("layer", "layer"), heat.Side("pair", "probe of … on states of …")
+        drawn.append(heat.fields(part, *sides, measure(str(metric)), title))
     return drawn
 
 
@@ -86,7 +86,7 @@ def checkpoints(store: Store, numbers: pl.DataFrame) -> list[Chart]:
     numbers = frames.clean(numbers)
     free = pl.col("label").is_null() & ~pl.col("analysis").is_in(["text", "compare", "delta_p"])
     own = numbers.filter(scores | free, pl.col("layer").is_not_null(), pl.col("other_layer").is_null())
-    own = own.filter(~pl.col("metric").str.contains("^(left_out|entropy_q)")).join(
+    own = own.filter(~pl.col("metric").str.contains("^left_out|_q[0-9.]+$")).join(
         steps, on="run", maintain_order="left"
     )
     keys = ["data", "series", "analysis", "metric", "label"]
@@ -97,10 +97,11 @@ def checkpoints(store: Store, numbers: pl.DataFrame) -> list[Chart]:
         where = pl.concat_str(
             pl.col("panel").replace("", None), "position", "group", separator=" ", ignore_nulls=True
         ).replace("", "all samples")
-        part = part.with_columns(across="layer", down="step", panel=where).sort("panel", "down", "across")
+        part = part.with_columns(panel=where).sort("panel", "step", "layer")
         # Two runs of one step (another dtype) would lie on top of each other: the first counts.
-        part = part.unique(["panel", "down", "across"], keep="first", maintain_order=True)
+        part = part.unique(["panel", "step", "layer"], keep="first", maintain_order=True)
         name = measure(str(metric)).name if label is None else f"{measure(str(metric)).name} of {plain(str(label))}"
-        title = f"{name} over training of {plain(str(series))} ({plain(str(data))})"
-        drawn.append(heat.fields(part, "layer", "training step", measure(str(metric)), title))
+        title = f"{capital(name)} over training of {plain(str(series))} ({plain(str(data))})"
+        sides = heat.Side("layer", "layer"), heat.Side("step", "training step")
+        drawn.append(heat.fields(part, *sides, measure(str(metric)), title))
     return drawn

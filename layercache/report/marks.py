@@ -6,11 +6,17 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+_PLACES = ("panel", "metric", "kind", "layer", "other_layer")
+
 
 def chart(frame: pl.DataFrame, *fields: str) -> alt.Chart:
-    """Return a chart of these columns of a frame, NaN as null: JSON has no NaN."""
+    """Return a chart of these columns of a frame, NaN as null: JSON has no NaN.
+
+    Columns that say which panel and layers a row belongs to come along, for the table below the chart.
+    """
+    known = [name for name in _PLACES if name in frame.columns and name not in fields]
     # A frame and not a list of rows: Altair copies every list it holds, many times.
-    return alt.Chart(frame.select(fields).with_columns(pl.selectors.float().fill_nan(None)))
+    return alt.Chart(frame.select(*known, *fields).with_columns(pl.selectors.float().fill_nan(None)))
 
 
 def color(models: Sequence[str], legend: bool = True) -> alt.Color:
@@ -23,11 +29,6 @@ def model_legend(models: Sequence[str], wanted: bool = True) -> alt.Legend | Non
     """Return the legend of several models; a single one is named under the title instead."""
     # Bands are faint; the legend's symbols must not be.
     return alt.Legend(symbolOpacity=1) if wanted and len(models) > 1 else None
-
-
-def cycle(values: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    """Return a value for each name, from the start again when there are more names."""
-    return [values[number % len(values)] for number in range(len(names))]
 
 
 def tip(field: str, title: str, form: str = ".3f") -> alt.Tooltip:

@@ -14,7 +14,6 @@ from layercache.quantities import in_words
 from layercache.report import page
 from layercache.report.frames import model_names
 from layercache.report.page import Section
-from layercache.report.text import count
 from layercache.store import recipes
 from layercache.store.layout import Run, ShardInfo
 from layercache.store.reader import Store
@@ -34,6 +33,12 @@ _QUESTIONS = (
 )
 
 
+_COST_NOTE = (
+    "A forward pass is one sample in one shard; tokens are those of every sample once a condition, special ones included, without"
+    " padding. Text that was generated costs more passes, which are not counted."
+)
+
+
 def overview(store: Store) -> Section:
     """Return what the store holds: runs, data sets, sizes, machines and versions."""
     names = model_names(store)
@@ -41,16 +46,34 @@ def overview(store: Store) -> Section:
     shards = {run.id: [one for name in store.conditions(run) for one in store.shards(run, name)] for run in runs}
     samples = {run.id: store.samples(run) for run in runs}
     total = sum(_bytes(own) for own in shards.values())
-    said = f"{count(len(runs), 'run')}, {count(sum(map(len, samples.values())), 'sample')}, {in_words(total)} of captured data."
+    spent = [_cost(store, run) for run in runs]
     lines = [_run_line(store, run, names[run.id], shards[run.id], samples[run.id]) for run in runs]
-    parts: list[str | page.Figure] = [
-        page.paragraph(said),
+    parts: list[page.Part] = [
+        page.definitions(
+            [
+                ("runs", f"{len(runs):,}"),
+                ("models", f"{len({run.model for run in runs}):,}"),
+                ("data sets", f"{len({info.name for run in runs for info in store.data(run)}):,}"),
+                ("samples", f"{sum(map(len, samples.values())):,}"),
+                ("forward passes", f"{sum(one['forward passes'] for one in spent):,}"),
+                ("tokens read", f"{sum(one['tokens read'] for one in spent):,}"),
+                ("captured", in_words(total)),
+            ]
+        ),
         page.table(pl.DataFrame(lines, infer_schema_length=None), sortable=False),
     ]
     data = [line for run in runs for line in _data_lines(store, run)]
     if data:
         frame = pl.DataFrame(data, infer_schema_length=None).unique(maintain_order=True)
         parts.append(page.table(frame, sortable=False))
+    costs = [{"run": run.id, **own, "size": in_words(_bytes(shards[run.id]))} for run, own in zip(runs, spent)]
+    parts.append(
+        page.folded(
+            "what it cost", page.paragraph(_COST_NOTE, "faint"), page.table(pl.DataFrame(costs), sortable=False)
+        )
+    )
+    templates = [{"run": run.id, "template": str(run.spec.get("template") or "–")} for run in runs]
+    parts.append(page.folded("templates", page.table(pl.DataFrame(templates), sortable=False)))
     parts.append(page.folded("devices and versions", page.table(_versions(runs, shards), sortable=False)))
     return Section("overview", "What was run", parts)
 
@@ -73,7 +96,7 @@ def reproduction(store: Store, out: Path) -> Section:
     lines = [f"pip install 'layercache[extract]=={version}'"] if version and re.fullmatch(r"[\w.+-]+", version) else []
     lines += [f"layercache run {shlex.quote(_recipe_name(recipe))} --store {where}" for recipe in kept]
     lines += [f"layercache analyze --store {where}", f"layercache report --store {where} -o {shlex.quote(out.name)}"]
-    parts: list[str | page.Figure] = [page.code("\n".join(lines))]
+    parts: list[page.Part] = [page.code("\n".join(lines))]
     if not kept:
         parts.insert(0, page.paragraph("No recipe is kept in the store; what was extracted is under “What was run”."))
     parts += [page.folded(f"recipe {recipe['name']}, as it was read", page.code(_pretty(recipe))) for recipe in kept]
@@ -96,7 +119,22 @@ def _run_line(store: Store, run: Run, name: str, shards: list[ShardInfo], sample
         ),
         "lens": _joined(one.position_name for one in store.lens_outputs(run)),
         "size": in_words(_bytes(shards)),
-        "template": str(spec.get("template") or "–"),
+    }
+
+
+def _cost(store: Store, run: Run) -> dict[str, Any]:
+    """Return what a run's shards hold: conditions, forward passes, tokens that the model read, when they were made."""
+    shards = {name: store.shards(run, name) for name in store.conditions(run)}
+    made = sorted(
+        str(one.provenance.get("created") or "")[:16].replace("T", " ") for own in shards.values() for one in own
+    )
+    return {
+        "conditions": len(shards),
+        "shards": len(made),
+        "forward passes": sum(one.n_samples for own in shards.values() for one in own),
+        "tokens read": sum(int(store.samples(run, name)["n_tokens"].sum()) for name in shards),
+        "first shard": made[0] if made else "–",
+        "last shard": made[-1] if made else "–",
     }
 
 

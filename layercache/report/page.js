@@ -1,46 +1,47 @@
-"use strict";
-// Draws the charts and sorts the tables. Nothing is fetched: the specifications are in the page.
-const specs = JSON.parse(document.getElementById("specs").textContent);
-// `ast` has Vega interpret expressions instead of compiling them, so the page needs no right to evaluate code.
-const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+// The page as a whole: what is drawn when, the controls at the top, printing.
+const ahead = new IntersectionObserver((seen) => {
+  for (const { isIntersecting, target } of seen) {
+    if (!isIntersecting) continue;
+    ahead.unobserve(target);
+    draw(target);
+  }
+}, { rootMargin: "600px 0px" });
+// A chart in a closed <details> is in sight only when that is opened.
+document.querySelectorAll(".chart").forEach((place) => ahead.observe(place));
 
-function draw(place) {
-  if (place.dataset.drawn) return;
-  place.dataset.drawn = "yes";
-  vegaEmbed(place, specs[place.dataset.chart], options).catch(() => place.classList.add("failed"));
-}
-
-// A closed <details> has no width to draw into: its charts wait until it is opened.
-for (const place of document.querySelectorAll(".chart")) {
-  if (!place.closest("details:not([open])")) draw(place);
-}
-for (const details of document.querySelectorAll("details")) {
-  details.addEventListener("toggle", () => details.querySelectorAll(".chart").forEach(draw));
-}
-
-function key(row, column) {
-  const cell = row.cells[column];
-  const number = Number.parseFloat(cell.dataset.value);
-  return Number.isNaN(number) ? cell.textContent : number;
-}
-
-function compare(a, b) {
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
-  return a.localeCompare(b);
-}
-
-function sort(header) {
-  const table = header.closest("table");
-  const body = table.tBodies[0];
-  const falling = header.getAttribute("aria-sort") === "ascending";
-  for (const other of header.parentNode.cells) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", falling ? "descending" : "ascending");
-  const rows = [...body.rows].map((row) => [key(row, header.cellIndex), row]);
-  rows.sort(([a], [b]) => (falling ? compare(b, a) : compare(a, b)));
-  body.append(...rows.map(([, row]) => row));
+const controls = document.querySelector(".page-controls");
+if (controls) {
+  const layers = Object.values(held.data).flatMap(({ columns }) => unpacked(columns.layer ?? []));
+  const last = layers.reduce((most, one) => Math.max(most, one ?? 0), 0);
+  const [from, to, theme, all] = ["from", "to", "theme", "all"].map((name) => controls.querySelector(`[name=${name}]`));
+  from.max = to.max = String(last);
+  const show = () => {
+    [from.value, to.value] = state.layers ?? [0, last];
+    for (const box of controls.querySelectorAll("input[type=checkbox]")) box.checked = !state.hidden.has(box.value);
+  };
+  const take = () => {
+    const [low, high] = [from, to].map((field) => Math.min(Math.max(Math.round(field.valueAsNumber) || 0, 0), last));
+    pick(low === 0 && high === last ? null : [Math.min(low, high), Math.max(low, high)]);
+    show();
+  };
+  from.addEventListener("change", take);
+  to.addEventListener("change", take);
+  all.addEventListener("click", () => pick(null));
+  for (const box of controls.querySelectorAll("input[type=checkbox]")) box.addEventListener("change", () => toggle(box.value));
+  theme.addEventListener("change", () => {
+    if (theme.value) document.documentElement.dataset.theme = theme.value;
+    else delete document.documentElement.dataset.theme;
+  });
+  document.addEventListener("picked", show);
+  show();
+  controls.hidden = false;
 }
 
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => sort(button.parentNode));
-}
+// On paper everything is open but the long tables, which are as the reader left them.
+let opened = [];
+window.addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open]):not(.numbers)")];
+  for (const one of opened) one.open = true;
+  document.querySelectorAll(".chart").forEach(draw);
+});
+window.addEventListener("afterprint", () => opened.forEach((one) => (one.open = false)));

@@ -8,9 +8,9 @@ import polars as pl
 
 from layercache.report import charts, theme
 from layercache.report.frames import shown
-from layercache.report.marks import chart, cycle, grid, ticks, tip
+from layercache.report.marks import chart, grid, ticks, tip
 from layercache.report.measures import measure
-from layercache.report.text import interval, number, plain
+from layercache.report.text import capital, interval, number, plain
 
 FEW = 30
 """Samples below which a group is said to be small."""
@@ -23,7 +23,7 @@ _POINT = ("data", "group", "layer", "value", "low", "high", "n")
 
 
 TABLES = {
-    "the numbers": ("delta_p", "flip_rate", *DIFFERENCES, "left_out"),
+    "what each pass does": ("delta_p", "flip_rate", "left_out"),
     "how good the probe is": ("auc", "auc_within_kind", "accuracy", "balanced_accuracy", "brier", "ece"),
     "what the groups know": tuple(
         f"{name}{suffix}"
@@ -80,7 +80,7 @@ def differences(task: PathwayTask, metric: str, data: str) -> alt.TopLevelMixin 
     nothing = nothing.cast({"panel": pl.String, "layer": pl.Int32, "low": pl.Float64, "high": pl.Float64})
     models = own["model"].unique().sort().to_list()
     style = charts.look(models, pl.concat([own, nothing.select(own.columns)]), measure(metric))
-    return charts.curves(own, nothing, style, f"{measure(metric).name} ({plain(data)}, {task.place})")
+    return charts.curves(own, nothing, style, f"{capital(measure(metric).name)} ({plain(data)}, {task.place})")
 
 
 def split(task: PathwayTask, condition: str) -> alt.TopLevelMixin | None:
@@ -136,7 +136,7 @@ def _lines(frame: pl.DataFrame, layers: list[int], data: list[str], dashed: bool
     shape = alt.Shape(
         "group:N",
         title="group",
-        scale=alt.Scale(domain=list(_GROUPS.values()), range=cycle(theme.SHAPES, list(_GROUPS))),
+        scale=alt.Scale(domain=list(_GROUPS.values()), range=theme.shapes(len(_GROUPS))),
         legend=alt.Legend(symbolOpacity=1),
     )
     base = chart(frame, *_POINT).encode(

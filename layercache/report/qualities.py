@@ -10,7 +10,7 @@ from layercache import queries
 from layercache.report import quality_charts
 from layercache.report.frames import clean, named, shown, to_polars
 from layercache.report.measures import measure
-from layercache.report.text import count, interval, number, plain
+from layercache.report.text import capital, count, interval, number, plain
 from layercache.store.reader import Store
 
 OF_STATES = (
@@ -35,9 +35,10 @@ def data_sets(numbers: pl.DataFrame) -> list[str]:
 def by_depth(store: Store, numbers: pl.DataFrame, data: str) -> list[alt.TopLevelMixin]:
     """Draw every number over depth, a figure a pooling; the statistics over tokens are one of their own."""
     own = _single(numbers, data).filter(pl.col("metric").is_in([*OF_STATES, *OF_TOKENS]))
-    ways = own.filter(pl.col("condition").str.starts_with(_AUGMENTED))["condition"].unique().sort().to_list()
     # After the final norm is no deeper than after the last block.
-    own = own.filter(pl.col("condition").is_in(["clean", *ways[:1]])).join(_final_layers(store), on="run", how="inner")
+    own = own.filter(pl.col("condition").is_in(_depth_conditions(own))).join(
+        _final_layers(store), on="run", how="inner"
+    )
     own = own.filter(pl.col("layer") <= pl.col("final")).with_columns(
         depth=100 * pl.col("layer") / pl.col("final").clip(1),
         baseline=shown(pl.col("group"), own["group"], _BASELINES),
@@ -50,15 +51,22 @@ def by_depth(store: Store, numbers: pl.DataFrame, data: str) -> list[alt.TopLeve
     ]
 
 
-def histograms(store: Store, data: str) -> alt.TopLevelMixin | None:
-    """Draw the distribution over samples of every statistic over tokens, at every layer."""
+def _depth_conditions(own: pl.DataFrame) -> list[str]:
+    """Return the conditions whose numbers are drawn over depth: the clean one and the first pair of views."""
+    ways = own.filter(pl.col("condition").str.starts_with(_AUGMENTED))["condition"].unique().sort().to_list()
+    return ["clean", *ways[:1]]
+
+
+def histograms(store: Store, data: str) -> list[alt.TopLevelMixin]:
+    """Draw the distribution over samples of every statistic over tokens, at every layer, a figure a statistic."""
     found = to_polars(store.sql(queries.load_query("report_token_stats").sql, {"data": data}))
     found = found.with_columns(site=pl.lit("resid"), pooling=pl.lit(None, pl.String))
     own = named(found, store).filter(~pl.col("metric").str.contains("^(sinks|max_norm)"))
-    parts = []
+    figures = []
     for (metric,), part in own.sort("metric", "model").group_by("metric", maintain_order=True):
         low, high = float(part["value"].min()), float(part["value"].max())  # type: ignore[arg-type]
         edges = np.linspace(low, high if high > low else low + 1, quality_charts.BINS + 1)
+        parts = []
         for (model, layer), here in part.sort("model", "layer").group_by("model", "layer", maintain_order=True):
             counts = np.histogram(here["value"].to_numpy(), edges)[0]
             some = np.flatnonzero(counts)
@@ -70,19 +78,19 @@ def histograms(store: Store, data: str) -> alt.TopLevelMixin | None:
             }
             where = {"metric": str(metric), "model": str(model), "layer": layer}
             parts.append(pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in where.items()}))
-    if not parts:
-        return None
-    return quality_charts.histogram(pl.concat(parts), f"Distributions over samples ({plain(data)})")
+        title = f"{capital(measure(str(metric)).name)} over samples ({plain(data)})"
+        figures.append(quality_charts.histogram(pl.concat(parts), title))
+    return figures
 
 
-def likeness(store: Store, numbers: pl.DataFrame, data: str, metric: str) -> alt.TopLevelMixin | None:
-    """Draw how alike layers are: every model with itself, then every two models."""
+def likeness(store: Store, numbers: pl.DataFrame, data: str, metric: str) -> list[alt.TopLevelMixin]:
+    """Draw how alike layers are: a figure of every model with itself, then one of every two models."""
     own = clean(numbers).filter(
         pl.col("analysis") == "quality", pl.col("data") == data, pl.col("metric") == metric, pl.col("group").is_null()
     )
     own = own.filter(pl.col("other_layer").is_not_null())
     if own.is_empty():
-        return None
+        return []
     called = named(own.select(run="other_run", site="site", pooling="pooling", layer="layer"), store)["model"]
     own = own.with_columns(other=called.fill_null(own["model"]))
     inside = own.filter(pl.col("other_run").is_null())
@@ -96,12 +104,20 @@ def likeness(store: Store, numbers: pl.DataFrame, data: str, metric: str) -> alt
         .then(pl.format("{}, {}", "model", "panel"))
         .otherwise(pl.format("{} × {}, {}", "model", "other", "panel"))
     )
-    whole = whole.sort(pl.col("other_run").is_not_null(), "panel", "layer", "other_layer")
-    return quality_charts.likeness(whole, metric, f"{measure(metric).name} ({plain(data)})")
+    whole = whole.sort("panel", "layer", "other_layer")
+    name = capital(measure(metric).name)
+    return [
+        quality_charts.likeness(part, metric, f"{name} of layers {where} ({plain(data)})")
+        for where, part in (
+            ("of one model", whole.filter(pl.col("other_run").is_null())),
+            ("of two models", whole.filter(pl.col("other_run").is_not_null())),
+        )
+        if len(part)
+    ]
 
 
 def strengths(numbers: pl.DataFrame, data: str) -> list[alt.TopLevelMixin]:
-    """Draw numbers against how much of the prompt was changed, a figure a pooling; none where nothing was changed."""
+    """Draw numbers against how much of the prompt was changed, a figure a pooling and number; none where nothing was."""
     own = _single(numbers, data).filter(pl.col("group").is_null())
     own = own.with_columns(
         kind=pl.col("condition").str.extract(_STRENGTH, 1),
@@ -116,12 +132,12 @@ def strengths(numbers: pl.DataFrame, data: str) -> list[alt.TopLevelMixin]:
     plain_ones = plain_ones.join(changed, on=place, how="semi").select(changed.columns)
     drawn = pl.concat([changed, plain_ones]).filter(pl.col("metric").is_in(_AGAINST_STRENGTH))
     figures = []
-    for (panel,), part in drawn.sort("metric", "kind", "model", "layer", "strength").group_by(
-        "panel", maintain_order=True
-    ):
+    order = ["metric", "panel", "kind", "model", "layer", "strength"]
+    for (metric, panel), part in drawn.sort(order).group_by("metric", "panel", maintain_order=True):
         layers = part["layer"].unique().sort().to_list()
         some = sorted({layers[round(at)] for at in np.linspace(0, len(layers) - 1, min(_LINES, len(layers)))})
-        title = f"Against the strength of a perturbation ({plain(data)}, {panel})"
+        name = capital(measure(str(metric)).name)
+        title = f"{name} against the strength of a perturbation ({plain(data)}, {panel})"
         figures.append(quality_charts.strength(part.filter(pl.col("layer").is_in(some)), title))
     return figures
 
@@ -149,11 +165,14 @@ def finding(numbers: pl.DataFrame, data: str) -> list[str]:
     return found
 
 
-def numbers_of(numbers: pl.DataFrame, data: str) -> pl.DataFrame:
-    """Return the numbers of single layers for a table, under every condition."""
+def not_drawn(numbers: pl.DataFrame, data: str) -> pl.DataFrame:
+    """Return the numbers of single layers that no figure shows, for a table."""
     own = _single(numbers, data).filter(~pl.col("metric").str.contains("_q[0-9.]+$"))
+    own = own.filter(
+        ~(pl.col("metric").is_in([*OF_STATES, *OF_TOKENS]) & pl.col("condition").is_in(_depth_conditions(own)))
+    )
     names = ("model", "panel", "condition", "layer", "group", "metric", "value", "low", "high", "n")
-    kept = own.select(names).rename({"panel": "pooling", "low": "95 % from", "high": "to"})
+    kept = own.select(names)
     return kept.select(name for name in kept.columns if kept[name].null_count() < len(kept))
 
 

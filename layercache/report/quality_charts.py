@@ -12,10 +12,10 @@ import altair as alt
 import polars as pl
 
 from layercache.report import theme
-from layercache.report.marks import chart, color, cycle, grid, model_legend, ticks, tip, titled
+from layercache.report.marks import chart, color, grid, model_legend, ticks, tip, titled
 from layercache.report.measures import measure
 
-WIDTH, HEIGHT = 300, 190
+WIDTH, HEIGHT = 265, 180
 BINS = 40
 _CELL, _SIDE = 22, 300
 
@@ -48,14 +48,15 @@ def by_depth(frame: pl.DataFrame, models: Sequence[str], title: str = "") -> alt
 def _depth_layers(frame: pl.DataFrame, models: Sequence[str], x: alt.X, y: alt.Y, title: str) -> list[alt.Chart]:
     hue = color(models)
     fields = ("model", "layer", "layer_name", "depth", "value", "low", "high", "n")
-    band = chart(frame.drop_nulls(["low", "high"]), *fields).mark_area(opacity=0.18)
+    known = frame.drop_nulls(["low", "high"])
     base = chart(frame, *fields).encode(x=x, y=y, color=hue)
-    scale = alt.Scale(domain=list(models), range=cycle(theme.SHAPES, models))
+    scale = alt.Scale(domain=list(models), range=theme.shapes(len(models)))
     shape = alt.Shape("model:N", title="model", scale=scale, legend=model_legend(models))
     tips = ["model:N", tip("layer", "layer", "d"), alt.Tooltip("layer_name:N", title="module"), tip("value", "value")]
     tips += [tip("low", "95 % from"), tip("high", "to"), tip("n", "samples", ",d")]
+    band = chart(known, *fields).mark_area(opacity=0.18)
     return [
-        band.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=hue),
+        *([band.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=hue)] if len(known) else []),
         base.mark_line(),
         base.mark_point(filled=True, opacity=1, size=28).encode(shape=shape, tooltip=tips),
     ]
@@ -76,12 +77,12 @@ def histogram(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
         y = alt.Y(
             "low:Q", title=measure(metric).axis, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False)
         )
-        shade = alt.FillOpacity("share:Q", scale=alt.Scale(range=[0.06, 0.9]), legend=None)
+        shade = alt.FillOpacity("share:Q", scale=alt.Scale(type="sqrt", range=[0.06, 0.9]), legend=None)
         tips = [tip("layer", "layer", "d"), tip("low", "from"), tip("high", "to")]
         tips += [tip("share", "share of samples", ".1%"), tip("n", "samples", ",d")]
         cells = chart(own, "layer", "low", "high", "share", "n").mark_rect()
         cells = cells.encode(x=x, y=y, y2="high:Q", fillOpacity=shade, tooltip=tips)
-        drawn.append(cells.properties(title=[model, measure(metric).name], width=WIDTH, height=HEIGHT))
+        drawn.append(cells.properties(title=model, width=WIDTH, height=HEIGHT))
     return grid(drawn, title, columns=3)
 
 
@@ -136,9 +137,7 @@ def strength(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
             x=x, y=alt.Y("low:Q", title=measure(metric).axis), y2="high:Q", color=hue
         )
         line = own.mark_line(point=True).encode(x=x, y=y, color=hue, tooltip=tips)
-        panel = alt.layer(band, line).properties(
-            title=[model, f"{measure(metric).name}, {kind}"], width=WIDTH, height=HEIGHT
-        )
+        panel = alt.layer(band, line).properties(title=[model, kind], width=WIDTH, height=HEIGHT)
         drawn.append(panel)
     return titled(alt.concat(*drawn, columns=3), title)
 

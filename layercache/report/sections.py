@@ -1,11 +1,15 @@
 """The parts of the page that analyses fill: for each a sentence made from its numbers, its charts, its table."""
 
+from collections.abc import Sequence
+
+import altair as alt
 import polars as pl
 
 from layercache.report import figures, frames, page, pathways, qualities, texts
 from layercache.report.measures import measure
 from layercache.report.page import Figure, Section
 from layercache.report.sentences import entropy_finding, layers_finding, probe_finding
+from layercache.report.text import capital
 from layercache.store.reader import Store
 
 _PROBE_NOTE = (
@@ -40,10 +44,12 @@ _QUALITY_NOTE = (
     "and what of a prompt stays when its spelling changes. No number is better higher up by itself; dashed lines are chance."
 )
 
+_DRAWN = ("agrees_with_final", "kl_to_final", "target_logprob")
+
 
 def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what the probes found, a part a label."""
-    parts: list[str | Figure] = [page.paragraph(_PROBE_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_PROBE_NOTE, "faint")]
     for task in frames.tasks(numbers):
         parts.append(page.heading(f"{task.label} ({task.data})"))
         parts += [page.paragraph(line, "finding") for line in probe_finding(task)]
@@ -54,7 +60,9 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
             if figures.look(task.scores.filter(metric=task.metric), task.metric).cut
             else ""
         )
-        parts.append(Figure(figures.probe(task, task.metric), f"{shown.name} of {task.label} over layers{cut}."))
+        parts.append(
+            Figure(figures.probe(task, task.metric), f"{capital(shown.name)} of {task.label} over layers{cut}.")
+        )
         held_out = figures.held_out(store, task)
         if held_out is not None:
             parts.append(
@@ -67,11 +75,12 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
         others = [metric for metric in task.scores["metric"].unique(maintain_order=True) if metric != task.metric]
         for metric in others:
             name = measure(metric).name
-            parts.append(Figure(figures.probe(task, metric), f"{name} of {task.label} over layers.", name))
+            parts.append(Figure(figures.probe(task, metric), f"{capital(name)} of {task.label} over layers.", name))
         three = frames.three_layers(task, {run.id: run.final_layer for run in store.runs()})
         if len(three):
             parts.append(page.folded("first, middle and last layer", page.table(three)))
-        parts.append(page.folded("the numbers", page.table(_numbers(task.scores, task.baselines, task.wins))))
+        if len(task.wins):
+            parts.append(page.Numbers(_numbers(task.wins), "how often each layer is the best one, over resamples"))
     if len(parts) == 1:
         parts = [
             page.paragraph("No label was probed: run `layercache analyze probe` on a store whose data have labels.")
@@ -84,14 +93,14 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
     found = frames.entropies(numbers)
     if not found:
         return Section("lens", "How predictions form", [page.paragraph(_no_lens(store))])
-    parts: list[str | Figure] = [page.paragraph(_ENTROPY_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_ENTROPY_NOTE, "faint")]
     for data, own in found:
         parts.append(page.heading(data))
         parts += [page.paragraph(line, "finding") for line in entropy_finding(own)]
         drawn = [
             (figures.entropy(data, own), "Entropy of the lens over layers: median and quantiles over samples.", None),
             (
-                figures.lens(data, own, "agrees_with_final", "Agreement"),
+                figures.lens(data, own, "agrees_with_final"),
                 "Share of samples whose most probable token is already the last layer's, with 95 % intervals.",
                 None,
             ),
@@ -101,24 +110,25 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
                 None,
             ),
             (
-                figures.lens(data, own, "kl_to_final", "Distance"),
+                figures.lens(data, own, "kl_to_final"),
                 "KL divergence of the layer's distribution from the last layer's.",
                 None,
             ),
             (
-                figures.lens(data, own, "target_logprob", "Target"),
+                figures.lens(data, own, "target_logprob"),
                 "Mean log-probability of the target token.",
                 "target's log-probability",
             ),
         ]
         parts += [Figure(chart, caption, summary) for chart, caption, summary in drawn if chart is not None]
-        parts.append(page.folded("the numbers", page.table(_numbers(own))))
+        rest = own.filter(~pl.col("metric").is_in(_DRAWN) & ~pl.col("metric").str.starts_with("entropy_q"))
+        parts.append(page.Numbers(_numbers(rest), "other numbers of the lens"))
     return Section("lens", "How predictions form", parts)
 
 
 def text_section(numbers: pl.DataFrame) -> Section:
     """Return how good the text of every layer is, a part a data set and generated output."""
-    parts: list[str | Figure] = [page.paragraph(_TEXT_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_TEXT_NOTE, "faint")]
     for task in texts.tasks(numbers):
         parts.append(page.heading(f"{task.data}, {task.output}"))
         parts += [page.paragraph(line, "finding") for line in texts.finding(task)]
@@ -127,15 +137,14 @@ def text_section(numbers: pl.DataFrame) -> Section:
         known = every["metric"].unique(maintain_order=True).to_list()
         for metric in [*(name for name in opened if name in known), *(name for name in known if name not in opened)]:
             name = measure(metric).name
-            caption = f"{name} over layers, with 95 % intervals."
+            caption = f"{capital(name)} over layers, with 95 % intervals."
             parts.append(Figure(figures.text(task, metric), caption, None if metric in opened else name))
-        parts.append(page.folded("the numbers", page.table(_numbers(every))))
     return Section("text", "What each layer writes", parts)
 
 
 def pathways_section(numbers: pl.DataFrame) -> Section:
     """Return what knocking out the question does to a probe of truthfulness: the evidence, then the study's figure."""
-    parts: list[str | Figure] = [page.paragraph(_PATHWAYS_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_PATHWAYS_NOTE, "faint")]
     for task in pathways.tasks(numbers):
         parts.append(page.heading(f"{task.label}, read at {task.place}"))
         parts += [page.paragraph(line, "finding") for line in pathways.finding(task)]
@@ -143,7 +152,7 @@ def pathways_section(numbers: pl.DataFrame) -> Section:
             for metric in pathways.DIFFERENCES:
                 drawn = pathways.differences(task, metric, data)
                 if drawn is not None:
-                    parts.append(Figure(drawn, _EVIDENCE_CAPTION.format(measure(metric).name)))
+                    parts.append(Figure(drawn, _EVIDENCE_CAPTION.format(capital(measure(metric).name))))
         for at, condition in enumerate(task.conditions()):
             figure = pathways.split(task, condition)
             if figure is not None:
@@ -151,31 +160,33 @@ def pathways_section(numbers: pl.DataFrame) -> Section:
         for summary, metrics in pathways.TABLES.items():
             table = pathways.numbers_of(task, metrics)
             if len(table):
-                parts.append(page.folded(summary, page.table(table)))
+                parts.append(page.Numbers(table, summary))
     return Section("pathways", "Does truthfulness hang on the question?", parts)
 
 
 def quality_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what the states of every layer are like, a part a data set."""
-    parts: list[str | Figure] = [page.paragraph(_QUALITY_NOTE, "faint")]
+    parts: list[page.Part] = [page.paragraph(_QUALITY_NOTE, "faint")]
     for data in qualities.data_sets(numbers):
         parts.append(page.heading(data))
         parts += [page.paragraph(line, "finding") for line in qualities.finding(numbers, data)]
         depth = "Numbers over depth: 0 % is the embedding output, 100 % the last block's; bands are 95 % intervals."
         parts += [Figure(one, depth) for one in qualities.by_depth(store, numbers, data)]
         changed = "Numbers against how much of each prompt was changed, at a few layers, with 95 % intervals."
-        parts += [Figure(one, changed) for one in qualities.strengths(numbers, data)]
-        spread = qualities.histograms(store, data)
-        if spread is not None:
-            caption = "How samples are distributed at every layer; two dark bands in a column are two kinds of samples."
-            parts.append(Figure(spread, caption))
+        parts += _one_open(qualities.strengths(numbers, data), changed)
+        spread = "How samples are distributed at every layer; two dark bands in a column are two kinds of samples."
+        parts += _one_open(qualities.histograms(store, data), spread)
         for metric in ("cka", "cka_biased", "mutual_knn"):
+            caption = f"{capital(measure(metric).name)} of every two layers, from 0 (faint) to 1."
             alike = qualities.likeness(store, numbers, data, metric)
-            if alike is not None:
-                caption = f"{measure(metric).name} of every two layers, from 0 (faint) to 1."
-                parts.append(Figure(alike, caption, None if metric == "cka" else measure(metric).name))
-        parts.append(page.folded("the numbers", page.table(qualities.numbers_of(numbers, data))))
+            parts += _one_open(alike, caption, opened=int(metric == "cka"))
+        parts.append(page.Numbers(qualities.not_drawn(numbers, data), "other numbers"))
     return Section("quality", "What the states are like", parts)
+
+
+def _one_open(charts: Sequence[alt.TopLevelMixin], caption: str, opened: int = 1) -> list[page.Part]:
+    """Return figures of which all but the first are folded away under their titles."""
+    return [Figure(chart, caption, None if at < opened else page.title_of(chart)) for at, chart in enumerate(charts)]
 
 
 def _no_lens(store: Store) -> str:
@@ -191,5 +202,4 @@ def _numbers(*parts: pl.DataFrame) -> pl.DataFrame:
     kept = frame.select(name for name in frame.columns if frame[name].null_count() < len(frame))
     if "group" in kept.columns:
         kept = kept.with_columns(pl.col("group").fill_null("probe"))
-    titles = {"panel": "read at", "group": "system", "low": "95 % from", "high": "to"}
-    return kept.rename(titles, strict=False)
+    return kept

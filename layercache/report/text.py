@@ -65,6 +65,11 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def capital(text: str) -> str:
+    """Begin a title or a caption with a capital letter, whatever of ours it begins with."""
+    return text[:1].upper() + text[1:]
+
+
 def count(amount: int, noun: str, plural: str | None = None) -> str:
     """Write `1 sample`, `1,200 samples`."""
     return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"

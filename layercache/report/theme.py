@@ -10,6 +10,8 @@ from typing import Any
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Beside colour, so that lines stay apart in print.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+VEIL = "veil"
+"""The style of what covers the layers that are not picked."""
 _DASHES = {"tf-idf": [6, 3], "majority class": [2, 2], "mean": [2, 2], "shuffled labels": [9, 3, 2, 3]}
 
 _INK, _FAINT, _RULE, _PAPER = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
@@ -17,7 +19,9 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-se
 MONO = "ui-monospace, 'DejaVu Sans Mono', 'Liberation Mono', Menlo, Consolas, monospace"
 
 
-def _config(ink: str, faint: str, rule: str, paper: str, palette: tuple[str, ...], font: str) -> dict[str, Any]:
+def _config(
+    ink: str, faint: str, rule: str, paper: str, veil: str, palette: tuple[str, ...], font: str
+) -> dict[str, Any]:
     """Return a Vega-Lite config with these colours."""
     text = {"labelColor": faint, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 11}
     return {
@@ -61,19 +65,26 @@ def _config(ink: str, faint: str, rule: str, paper: str, palette: tuple[str, ...
         "rect": {"color": palette[0]},
         "style": {
             "baseline": {"color": faint, "strokeWidth": 1.5},
+            VEIL: {"color": veil, "opacity": 0.78},
         },
     }
 
 
-FILE = _config(_INK, _FAINT, _RULE, _PAPER, PALETTE, _FONT)
+FILE = _config(_INK, _FAINT, _RULE, _PAPER, _PAPER, PALETTE, _FONT)
 PAGE = _config(
     "var(--ink)",
     "var(--faint)",
     "var(--rule)",
     "transparent",
+    "var(--paper)",
     tuple(f"var(--c{number})" for number in range(1, len(PALETTE) + 1)),
     _FONT,
 )
+
+
+def shapes(count: int) -> list[str]:
+    """Return a shape for each of so many models; where colours begin again, the shapes do not go with them."""
+    return [SHAPES[(number + number // len(PALETTE)) % len(SHAPES)] for number in range(count)]
 
 
 def dash(baseline: str) -> list[int]:

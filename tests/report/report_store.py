@@ -51,6 +51,8 @@ class Plan:
     quality: bool = True
     adapted: bool = True
     """Answers are scored, and the models after the first are its adapters."""
+    module: str = "model.layers"
+    """How the names of layers begin."""
     answer: str = "<i>an answer</i>"
     """How every generated text begins."""
     intervals: bool = True
@@ -113,7 +115,7 @@ def sample_id(number: int) -> str:
 
 
 def _run(path: Path, plan: Plan, number: int) -> Run:
-    layers = [(0, "embeddings"), *((k, f"model.layers.{k - 1}") for k in range(1, plan.final_layer + 1))]
+    layers = [(0, "embeddings"), *((k, f"{plan.module}.{k - 1}") for k in range(1, plan.final_layer + 1))]
     layers.append((plan.final_layer + 1, "model.norm"))
     spec = {"weights": f"w{number}", "dtype": "float32", "template": "Title: {title}\nCertificate:"}
     run = open_run(path, spec, model=plan.models[number], layers=layers, width=4, final_layer=plan.final_layer)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from layercache.report import charts, page, sample_charts, theme
+from layercache.report import charts, embed, sample_charts, theme
 from layercache.report.marks import ticks
 from layercache.report.measures import MEASURES, headline, measure
 
@@ -25,7 +25,7 @@ def render(capfd: pytest.CaptureFixture[str]) -> Render:
 
     def draw(chart: Any) -> ET.Element:
         capfd.readouterr()
-        svg = vl_convert.vegalite_to_svg(page.spec(chart, theme.FILE))
+        svg = vl_convert.vegalite_to_svg(embed.alone(chart))
         said = capfd.readouterr()
         assert (said.out, said.err) == ("", "")
         return ET.fromstring(svg)

@@ -12,7 +12,7 @@ from report_store import DEEP, POOLINGS, Plan, build
 from layercache import report
 from layercache.errors import AnalysisError
 from layercache.recipe import ReportSpec
-from layercache.report import frames, in_depth, page, theme
+from layercache.report import embed, frames, in_depth
 from layercache.store import results
 from layercache.store.reader import Store
 from layercache.store.schema import RESULTS, arrow_schema
@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def svg(chart: Any, capfd: pytest.CaptureFixture[str]) -> str:
     capfd.readouterr()
-    drawn = str(vl_convert.vegalite_to_svg(page.spec(chart, theme.FILE)))
+    drawn = str(vl_convert.vegalite_to_svg(embed.alone(chart)))
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     return drawn
@@ -85,8 +85,8 @@ def test_concept_depth_has_a_row_a_model(store: Store, capfd: pytest.CaptureFixt
 def test_steps_of_one_training_are_lined_up(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     charts = in_depth.checkpoints(store, frames.results(store))
     titles = [chart.to_dict()["title"]["text"] for chart in charts]
-    assert any("balanced accuracy of certificate over training of net (films)" in title for title in titles)
-    assert any(title.startswith("entropy over training") for title in titles)
+    assert any("Balanced accuracy of certificate over training of net (films)" in title for title in titles)
+    assert any(title.startswith("Entropy over training") for title in titles)
     assert not any("other" in title for title in titles)
     drawn = svg(charts[0], capfd)
     assert "training step" in drawn

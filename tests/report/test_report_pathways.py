@@ -13,7 +13,7 @@ from report_store import CHANGED, GROUPS, LAYERS, Plan, build, lost, pathway_row
 from layercache import report
 from layercache.analyze.summary import summarise
 from layercache.recipe import ReportSpec
-from layercache.report import frames, page, pathways, theme
+from layercache.report import embed, frames, pathways
 from layercache.store import results
 from layercache.store.reader import Store
 from layercache.store.schema import RESULTS, arrow_schema
@@ -44,12 +44,12 @@ def task(store: Store) -> pathways.PathwayTask:
 
 
 def datasets(chart: Any) -> pl.DataFrame:
-    held = page.spec(chart, theme.FILE)["datasets"].values()
+    held = embed.alone(chart)["datasets"].values()
     return pl.concat([pl.DataFrame(one, infer_schema_length=None) for one in held], how="diagonal_relaxed")
 
 
 def drawn(chart: Any) -> list[str]:
-    svg = vl_convert.vegalite_to_svg(page.spec(chart, theme.FILE))
+    svg = vl_convert.vegalite_to_svg(embed.alone(chart))
     return [one.text or "" for one in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -71,7 +71,7 @@ def test_the_studys_figure_has_a_line_a_data_set_and_group_and_its_floor(task: p
     expected = {lost(layer, model, group) for layer in LAYERS for model in (0, 1) for group in GROUPS}
     assert set(held["value"]) == expected
     assert {"demo", "demo:early", "question-anchored (flipped)", "<b>other</b>"} <= set(drawn(chart))
-    spec = str(page.spec(chart, theme.FILE))
+    spec = str(embed.alone(chart))
     assert spec.count("'strokeDash': [4, 4]") == 2
     assert pathways.split(task, "patch-x") is None
 

@@ -65,7 +65,8 @@ def test_depth_is_the_share_of_each_models_own_layers(tmp_path: Path) -> None:
 
 
 def test_two_peaks_are_two_cells_of_a_column(store: Store) -> None:
-    rows = drawn(qualities.histograms(store, "films"))
+    (figure,) = qualities.histograms(store, "films")
+    rows = drawn(figure)
     for layer in range(7):
         here = [row for row in rows if row["layer"] == layer]
         found = sorted((row["low"], row["high"], row["share"], row["n"]) for row in here)
@@ -73,20 +74,19 @@ def test_two_peaks_are_two_cells_of_a_column(store: Store) -> None:
         for low, high, share, n in found:
             assert any(low <= peak + 1e-9 and peak <= high + 1e-9 for peak in peaks(layer))
             assert (share, n) in {(0.5, 12), (1.0, 24)}
-    assert qualities.histograms(store, "none") is None
+    assert qualities.histograms(store, "none") == []
     assert STATISTIC == "prompt_entropy"
 
 
 def test_likeness_is_a_whole_square_within_a_model_and_between_models(store: Store) -> None:
     numbers = frames.results(store)
     for metric in ("cka", "mutual_knn"):
-        chart = qualities.likeness(store, numbers, "films", metric)
-        assert chart is not None
-        spec = chart.to_dict()
-        titles = [one["title"] for one in spec["concat"]]
+        specs = [chart.to_dict() for chart in qualities.likeness(store, numbers, "films", metric)]
+        panels = [(spec, one) for spec in specs for one in spec["concat"]]
+        titles = [one["title"] for _, one in panels]
         pooling = POOLINGS[1]
         assert titles == [f"demo, {pooling}", f"demo:early, {pooling}", f"demo × demo:early, {pooling}"]
-        data = [spec["datasets"][one["data"]["name"]] for one in spec["concat"]]
+        data = [spec["datasets"][one.get("data", spec.get("data"))["name"]] for spec, one in panels]
         for rows in data:
             assert sorted((row["layer"], row["other_layer"]) for row in rows) == [
                 (a, b) for a in range(8) for b in range(8)
@@ -95,15 +95,14 @@ def test_likeness_is_a_whole_square_within_a_model_and_between_models(store: Sto
             assert row["value"] == pytest.approx(1 / (1 + abs(row["layer"] - row["other_layer"])))
         for row in data[2]:
             assert row["value"] == pytest.approx(0.5 / (1 + abs(row["layer"] - row["other_layer"])))
-    assert qualities.likeness(store, numbers, "films", "cka_biased") is None
+    assert qualities.likeness(store, numbers, "films", "cka_biased") == []
 
 
 def test_numbers_against_strength(store: Store) -> None:
     (figure,) = qualities.strengths(frames.results(store), "films")
     spec = figure.to_dict()
-    assert [one["title"][1] for one in spec["concat"]] == ["prompt entropy, random"] * 2 + [
-        "prompt entropy, truncate"
-    ] * 2
+    assert spec["title"]["text"].startswith("Prompt entropy against the strength")
+    assert [one["title"][1] for one in spec["concat"]] == ["random"] * 2 + ["truncate"] * 2
     rows = spec["datasets"][spec["concat"][0]["data"]["name"]]
     assert {row["line"] for row in rows} == {"0", "2", "4", "5", "7"}
     assert {(row["strength"], row["value"]) for row in rows} == {(0.0, 0.5), (0.25, 0.6), (0.5, 0.7)}
@@ -126,4 +125,4 @@ def test_the_page_has_the_section(store: Store, tmp_path: Path) -> None:
     without = build(tmp_path / "s", Plan(quality=False, text=False, probes=False))
     assert "What the states are like" not in report.build(without, tmp_path / "w.html", ReportSpec()).read_text()
     spec = json.loads(report.plot(store, "cka", tmp_path / "cka.json").read_text())
-    assert len(spec["concat"]) == 3
+    assert [len(one["concat"]) for one in spec["vconcat"]] == [2, 1]
