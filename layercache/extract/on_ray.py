@@ -7,8 +7,8 @@ Only the data set's rows, the parts' names and the summaries cross between proce
 which every machine has to see under one path. A process that dies is replaced, and its part goes on with what is missing.
 """
 
+import json
 import logging
-import pickle
 import threading
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ from layercache.dataset import Dataset
 from layercache.engine import RETRIES, Cluster, Node
 from layercache.errors import LayercacheError, ModelError
 from layercache.extract import run
-from layercache.extract.ray_worker import EVERY, Crew, Orders, Tally, Worker
+from layercache.extract.ray_worker import EVERY, Crew, Orders, Outcome, Tally, Worker
 from layercache.extract.summary import Summary, united
 from layercache.parts import Part, Work
 from layercache.progress import Once, Progress, Task
@@ -141,13 +141,13 @@ def _where_models_run(function: "Callable[[Orders, Worker], list[Any]]", orders:
         return function(orders, Worker(orders))
     call = ray.remote(num_cpus=orders.crew.cpus, num_gpus=orders.crew.gpus, max_retries=RETRIES)(_do)
     try:
-        found: list[Any] = _answer(ray.get(call.remote(function, orders)))
+        found: list[Any] = ray.get(call.remote(function, orders)).get()
     except ray.exceptions.RayError as error:
         raise engine.died("extract", error) from error
     return found
 
 
-def _do(function: "Callable[[Orders, Worker], list[Any]]", orders: Orders) -> bytes:
+def _do(function: "Callable[[Orders, Worker], list[Any]]", orders: Orders) -> Outcome:
     worker = Worker(orders)
     return worker.told(lambda: function(orders, worker))
 
@@ -188,7 +188,7 @@ def _run(jobs: list[tuple[int, Work]], orders: Orders, progress: Progress) -> It
         with _Watch(orders.tally, passes, task) as watch:
             try:
                 for row in outcomes.iter_rows():
-                    summary = _answer(row["outcome"])
+                    summary = Summary.from_json(Outcome(*json.loads(row["outcome"])).get())
                     watch.finished(row["pair"], row["part"])
                     yield int(row["pair"]), summary
             except ray.exceptions.RayError as error:
@@ -214,15 +214,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def _answer(outcome: bytes) -> Any:
-    """Return what a worker did, or raise what it said."""
-    # Of a process that runs what this one sends it.
-    found = pickle.loads(outcome)  # noqa: S301
-    if isinstance(found, Exception):
-        raise found
-    return found
 
 
 class _Watch:

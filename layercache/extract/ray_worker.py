@@ -1,6 +1,6 @@
 """What an actor of the pool is told and does, in `extract.on_ray`, and how it says how far it is."""
 
-import pickle
+import json
 import platform
 import time
 import traceback
@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from layercache import __version__, parts
+from layercache import __version__, errors, parts
 from layercache.dataset import Dataset
 from layercache.engine import RETRIES
 from layercache.errors import LayercacheError, ModelError, StoreError
@@ -55,6 +55,21 @@ class Orders:
     tally: Any
 
 
+class Outcome(NamedTuple):
+    """What a piece of work gave, or the error that it ended with: its class's name and arguments."""
+
+    value: Any
+    error: str = ""
+    arguments: tuple[Any, ...] = ()
+
+    def get(self) -> Any:
+        """Return the value, or raise the error."""
+        if not self.error:
+            return self.value
+        kinds = {"OSError": OSError, "RuntimeError": RuntimeError, **vars(errors)}
+        raise kinds[self.error](*self.arguments)
+
+
 class Worker:
     """Runs parts, one after the other, with the model that it has loaded; an actor of the pool."""
 
@@ -65,7 +80,8 @@ class Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Run one part; what is the user's to mend is returned, since Ray would make a traceback of it."""
-        return {**row, "outcome": self.told(lambda: self._part(int(row["pair"]), row["part"]))}
+        outcome = self.told(lambda: self._part(int(row["pair"]), row["part"]).as_json())
+        return {**row, "outcome": json.dumps(outcome)}
 
     @cached_property
     def kept(self) -> "Kept":
@@ -81,17 +97,17 @@ class Worker:
 
         return mirror.located(self._orders.store)
 
-    def told(self, work: Callable[[], Any]) -> bytes:
+    def told(self, work: Callable[[], Any]) -> Outcome:
         """Return what a piece of work gave, or the error that it ended with."""
         here = platform.node()
         try:
-            return pickle.dumps(work())
+            return Outcome(work())
         except LayercacheError as error:
-            return pickle.dumps(type(error)(f"on worker {here}: {error}"))
+            return Outcome(None, type(error).__name__, (f"on worker {here}: {error}",))
         except OSError as error:
-            return pickle.dumps(error)
+            return Outcome(None, "OSError", (error.errno, error.strerror, error.filename and str(error.filename)))
         except Exception:
-            return pickle.dumps(RuntimeError(f"on worker {here}:\n{traceback.format_exc()}"))
+            return Outcome(None, "RuntimeError", (f"on worker {here}:\n{traceback.format_exc()}",))
 
     def data(self, pair: int) -> Dataset:
         """Return the data set of a pair; the last one is kept."""
