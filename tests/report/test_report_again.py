@@ -44,7 +44,8 @@ def read_back(line: str, path: Path) -> list[Any]:
     with command.make_context("analyze", words[2:]) as context:
         given = {key: value for key, value in context.params.items() if value is not None}
     kinds = given.pop("kinds")
-    overrides = {key: value for key, value in given.items() if key not in ("store", "quiet", "fmt")}
+    settings = {name for spec in recipe.ANALYSES.values() for name in spec.model_fields}
+    overrides = {key: value for key, value in given.items() if key in settings}
     return list(study.specs_to_run(path, kinds, overrides))
 
 
