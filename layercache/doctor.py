@@ -23,7 +23,7 @@ EXTRAS = {
     "text": ("bert-score", "evaluate", "rouge-score", "sacrebleu"),
     "finetune": ("trl",),
     "ray": ("ray",),
-    "s3": ("obstore",),
+    "s3": ("fsspec", "obstore"),
     "hub": ("datasets", "huggingface_hub"),
 }
 """Packages by the extra that installs them, as pyproject.toml has them; a test holds the two together."""

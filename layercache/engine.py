@@ -216,6 +216,10 @@ def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
         import ray
     except ImportError as error:
         raise LayercacheError("the engine ray is not installed: pip install 'layercache[ray]'") from error
+    if address is not None and address != "local":
+        # Also where this process is connected already: a name that leads nowhere is a mistake in any case.
+        _dial(address)
+        _rehearse(address)
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -224,8 +228,6 @@ def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
         with _hushed():
             ray.init("local", _temp_dir=None if temp is None else str(temp.resolve()), **started, **quiet)
         return True
-    _dial(address)
-    _rehearse(address)
     with _hushed():
         ray.init(address, **quiet)
     return True

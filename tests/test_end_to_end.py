@@ -210,7 +210,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
-    assert b"the same command again does the rest" in stderr
+    assert b"go on with: python -m layercache extract " in stderr
     assert b"Traceback" not in stderr
 
 

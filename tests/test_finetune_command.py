@@ -110,7 +110,7 @@ def test_what_is_wrong_is_one_line(study: Path, call: Call) -> None:
     for setting, words in (
         ("finetune.targets=nothing", "finetune.targets 'nothing' does not fit tiny"),
         ("finetune.label=reply", "has no column 'reply'"),
-        ("finetune.r=0", "finetune.r.0: Input should be greater than or equal to 1"),
+        ("finetune.r=0", "finetune.r.0: 0 is out of range: it must be at least 1"),
         ("finetune.test=0.95", "their shares must be below 1 together"),
         ('extract.choices=[" true", " true, sir"]', "' true' open those of ' true, sir'"),
         ("finetune.data=films", "say which data set adapters are trained on: questions"),

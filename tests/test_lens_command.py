@@ -155,7 +155,7 @@ def test_a_parquet_answer_is_a_table(call: Call, films: Path, tmp_path: Path) ->
 
 def test_the_readmes_questions_are_answered(call: Call) -> None:
     """On a few rows of the demo study, which keeps its heads."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[1] / "docs" / "lens.md").read_text()
     lines = [line for line in readme.splitlines() if line.startswith("layercache lens")]
     assert lines
     few = [part for n in (0, 1) for part in ("--set", f"data.{n}.limit=4")]

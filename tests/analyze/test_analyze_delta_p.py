@@ -473,7 +473,7 @@ def test_the_command(tmp_path: Path, call):
     listed = call("sql", "--query", "delta_p", "--format", "csv", "--store", path)
     assert [line.split(",")[5] for line in listed.out.splitlines()[1:]] == [CONTROL, KNOCKOUT]
     for wrong, said in (
-        (("--anchor", "sometimes"), "not 'sometimes'"),
+        (("--anchor", "sometimes"), "'sometimes' is not one of fixed, per-layer"),
         (("--conditions", "patch-x"), "no condition 'patch-x'"),
     ):
         refused = call("analyze", "delta_p", *wrong, *few)

@@ -448,7 +448,7 @@ def test_names_that_are_not_known(tmp_path: Path) -> None:
         ask(path, metrics=["max_norm"])
     with pytest.raises(AnalysisError, match="has no pooling 'last@prompt'"):
         ask(path, pooling=["last"])
-    with pytest.raises(RecipeError, match=r"quality: alpha: Input should be greater than 0"):
+    with pytest.raises(RecipeError, match=r"quality: alpha: 0 is out of range: it must be above 0"):
         recipe.validate(QualitySpec, {"alpha": 0}, "quality")
     with pytest.raises(RecipeError, match=r"quality: cka: .*not 'unbiased'"):
         recipe.validate(QualitySpec, {"cka": "unbiased"}, "quality")

@@ -59,7 +59,7 @@ def test_rows_are_quick_and_fit_their_template(name: str) -> None:
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(KeyError, match="movies, qa, boolq, instructions"):
         demo.rows("films")
-    with pytest.raises(KeyError, match="demo:early"):
+    with pytest.raises(KeyError, match="did you mean 'demo:middle'"):
         demo.model_path("demo:late")
 
 

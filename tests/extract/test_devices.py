@@ -118,7 +118,7 @@ def test_a_model_that_memory_does_not_hold_is_read_from_the_disk_and_says_the_sa
         ({"max_memory": ["cpu=1GB"]}, "give device_map too"),
         ({"device_map": "auto", "max_memory": ["tpu=1GB"]}, "names no device"),
         ({"device_map": "auto", "max_memory": ["cpu=much"]}, "is not a size"),
-        ({"device_map": "somewhere"}, "'auto', 'balanced' or 'sequential'"),
+        ({"device_map": "somewhere"}, "'somewhere' is not one of auto, balanced, sequential"),
     ],
 )
 def test_a_device_map_that_cannot_be_is_refused(settings: dict[str, Any], why: str) -> None:
