@@ -229,7 +229,7 @@ def test_the_command(call: Call, films: Path) -> None:
     done = call("init", films)
     assert (done.code, done.out) == (0, "films.toml\n")
     assert "label: rating:number (every cell is a number" in done.err
-    assert "next: layercache run films.toml --set data.limit=200" in done.err
+    assert "next: layercache run films.toml --set data.limit=200 --store films-store" in done.err
     first = Path("films.toml").read_text()
     Path("films.toml").write_text("mine")
     refused = call("init", films)

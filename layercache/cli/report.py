@@ -47,11 +47,14 @@ def report(
 @click.command()
 @click.argument("name", shell_complete=completion.plots)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="File: .svg, .png, .pdf, .html or .json."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File: .svg, .png, .pdf, .html or .json; NAME.svg when not given.",
 )
 @store_option
 @json_option
-def plot(name: str, out: Path, store: Path, as_json: bool) -> None:
+def plot(name: str, out: Path | None, store: Path, as_json: bool) -> None:
     """Draw one chart of the report into a file.
 
     NAME is probe, predictions, entropy, agreement, distance, target, depth, text, quantisation, consistency, delta_p,
@@ -65,7 +68,7 @@ def plot(name: str, out: Path, store: Path, as_json: bool) -> None:
     from layercache import report as reports
     from layercache.store import reader
 
-    drawn = reports.plot(reader.open(store), name, out)
+    drawn = reports.plot(reader.open(store), name, out or Path(f"{name}.svg"))
     if as_json:
         print_json({"plot": drawn})
     else:

@@ -46,7 +46,8 @@ def run(
 ) -> None:
     """Run a study: train adapters where it asks for any, extract, analyse, report.
 
-    RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, sample). The VALUE of a
+    RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, layer_generation,
+    truth_pathways, boolq_lora, representation_quality, sample). The VALUE of a
     setting is TOML or plain text.
 
     \b

@@ -40,7 +40,9 @@ def init(data: str, out: Path | None, model: str, force: bool, quiet: bool, as_j
         print_json({"recipe": path, "rows": drafted.rows, "guesses": [guess._asdict() for guess in drafted.guesses]})
     else:
         click.echo(path)
-    progress.note(f"next: {stopping.command(['layercache', 'run', str(path), '--set', 'data.limit=200'])}")
+    progress.note(
+        f"next: {stopping.command(['layercache', 'run', str(path), '--set', 'data.limit=200', '--store', f'{path.stem}-store'])}"
+    )
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:

@@ -165,11 +165,13 @@ def finding(task: PathwayTask) -> list[str]:
     for at in rates.unique(["model", "data", "condition"], keep="first", maintain_order=True).iter_rows(named=True):
         own = task.numbers.filter(pl.col("layer") == at["layer"], group="all", model=at["model"], data=at["data"])
         change = _percent(own.filter(metric="flip_rate", condition=at["condition"]))
-        ends = (None if at[end] is None else 100 * at[end] for end in ("value", "low", "high"))
+        fewer = at["value"] < 0
+        read = ("value", "high", "low") if fewer else ("value", "low", "high")
+        ends = (None if at[end] is None else 100 * (-at[end] if fewer else at[end]) for end in read)
         layers = rates.filter(model=at["model"], data=at["data"], condition=at["condition"])
         said.append(
             f"{at['model']}, {plain(at['data'])}: {plain(at['condition'])} flips {change} of the predictions at layer"
-            f" {at['layer']}, {interval(*ends)} percentage points beyond its control{_surely(at, layers)}."
+            f" {at['layer']}, {interval(*ends)} percentage points {'fewer than' if fewer else 'beyond'} its control{_surely(at, layers)}."
         )
     return said
 

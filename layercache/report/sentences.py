@@ -54,7 +54,7 @@ def _lost(task: Task, at: dict[str, Any], one: dict[str, Any]) -> str:
     if not _holds(one):
         verdict = "the last layer has lost some of it"
     return (
-        f"{at['model']}, {at['panel']}: the last layer's {what} for {task.label} minus that of layer {one['other_layer']}, its"
+        f"{at['model']}, {at['panel']}: the last layer's {what} (layer {one['layer']}, before the final norm) for {task.label} minus that of layer {one['other_layer']}, its"
         f" best, is {_wide(one)}: {verdict} (paired, by rows; the best layer is chosen on them, which favours it)."
     )
 

@@ -60,7 +60,7 @@ def check_not_frozen(store: Path) -> None:
     with one_line_errors(store):
         hint = frozen_hint(store)
     if hint is not None:
-        raise StoreError(f"store {store} is frozen: {hint or 'choose another --store'}")
+        raise StoreError(f"the store {store} is frozen: {hint or 'choose another --store'}")
 
 
 def sync(path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_report_says_what_is_lost_and_who_differs(store: reader.Store) -> No
     numbers = frames.results(store)
     rating = next(task for task in frames.tasks(numbers) if task.label == "rating")
     said = layers_finding(rating, numbers)
-    assert any(line.startswith("knows, mean@prompt: the last layer's mean squared error for rating") for line in said)
+    assert any(line.startswith("knows, mean@prompt: the last layer's mean squared error (layer ") for line in said)
     assert "the last layer has lost some of it (paired, by rows" in next(line for line in said if "knows, mean" in line)
     assert "has an interval that excludes 0" in said[-1]
     same = numbers.with_columns(low=pl.lit(-9.0), high=pl.lit(9.0))

@@ -193,7 +193,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch, quiet(), _no_warnings():
         made = trainer(loaded, tokenizer, given.of(TRAIN), cell, spec, Path(scratch))
         total = -(-len(given.of(TRAIN)) // (spec.batch_size * spec.accumulate)) * spec.epochs
-        with progress.task(f"finetune {cell.name}", round(total), "steps") as task:
+        with progress.task(f"finetune {cell.name}", math.ceil(total), "steps") as task:
             made.add_callback(_Steps(task))
             try:
                 made.train()

@@ -229,7 +229,7 @@ function gridTable(at, run, holder) {
       const read = `after position ${position}, layer ${layers[row]}: ${quoted(at, top)}, P ${probability(p)}, entropy ${fixed(h / 100)} nats`;
       return [tokenText(token(at, top)), read, shading(at.kept, p, h, most)];
     });
-  return heatTable(at, layers, heads, cellsOf, holder, "Logit lens by layer and position");
+  return heatTable(at, layers, heads, cellsOf, holder, "Logit lens by layer and position", true);
 }
 
 function layersTable(at, run, number, holder) {
@@ -248,7 +248,7 @@ function layersTable(at, run, number, holder) {
   return heatTable(at, layers, heads, cellsOf, holder, "Most probable tokens by layer and rank");
 }
 
-function heatTable(at, layers, heads, cellsOf, holder, name) {
+function heatTable(at, layers, heads, cellsOf, holder, name, atEnd = false) {
   const output = el("output", { class: "readout faint" }, "Hover over a cell, or go to it by the tab and arrow keys; a click picks its layer.");
   const [cells, reads, lines] = [[], [], new Map()];
   const body = el("tbody");
@@ -272,10 +272,11 @@ function heatTable(at, layers, heads, cellsOf, holder, name) {
   const corner = el("th", { scope: "col" }, "layer");
   const table = el("table", { class: "heat", role: "grid", "aria-label": name }, el("thead", {}, el("tr", {}, corner, heads)), body);
   const box = el("div", { class: "scroll tall" }, table);
-  // What the model says next is at the end.
-  requestAnimationFrame(() => {
-    box.scrollLeft = box.scrollWidth;
-  });
+  // Of positions the last one is where the model goes on; of ranks the first one is what it says.
+  if (atEnd)
+    requestAnimationFrame(() => {
+      box.scrollLeft = box.scrollWidth;
+    });
   return [box, output];
 }
 
