@@ -8,6 +8,7 @@ from layercache.analyze.metrics import WHOLE
 
 ACROSS = 4
 """Columns beside each other in one table; more go into a table below."""
+_P_VALUES = {"mcnemar_p", "anova_p"}
 
 
 def of(frame: pl.DataFrame, **values: Any) -> pl.DataFrame:
@@ -22,6 +23,8 @@ def cell(found: pl.DataFrame, interval: bool = True) -> str:
     value, low, high = found.row(0, named=True)["value"], found["low"][0], found["high"][0]
     if found["metric"][0] in WHOLE:
         return f"{value:,.0f}"
+    if found["metric"][0] in _P_VALUES and value < 0.0005:
+        return "<0.001"
     return number(value) + ("" if low is None or not interval else f" [{number(low)}, {number(high)}]")
 
 
