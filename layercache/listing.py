@@ -44,7 +44,7 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
     conditions = store.conditions(run)
     shards = [shard for name in conditions for shard in store.shards(run, name)]
     outputs = {name for shard in shards for name in shard.outputs if name != TOKENS}
-    prompts = _prompts(store, run)
+    prompts = answered_prompts(store, run)
     return (
         run.id,
         run.model,
@@ -60,7 +60,7 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
     )
 
 
-def _prompts(store: Store, run: Run) -> set[str] | None:
+def answered_prompts(store: Store, run: Run) -> set[str] | None:
     """Return the samples of which a run holds an answer and nothing else; None where it was asked for no answers."""
     if run.spec.get("answer") is None or CLEAN not in store.conditions(run):
         return None
@@ -138,7 +138,7 @@ def _condition(store: Store, run: Run, condition: str) -> dict[str, Any]:
     for shard in shards:
         for output, layers in shard.outputs.items():
             held.setdefault(output, set()).update(layers or [])
-    prompts = (_prompts(store, run) if condition == CLEAN else None) or set()
+    prompts = (answered_prompts(store, run) if condition == CLEAN else None) or set()
     samples = store.samples(run, condition).filter(~pl.col("sample_id").is_in(list(prompts)))
     absent: dict[str, int] = {}
     for row in samples["absent"].to_list():

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from layercache import queries, resources
+from layercache import listing, queries, resources
 from layercache.quantities import in_words
 from layercache.report import page
 from layercache.report.frames import model_names
@@ -44,7 +44,7 @@ def overview(store: Store) -> Section:
     names = model_names(store)
     runs = sorted(store.runs(), key=lambda run: names[run.id])
     shards = {run.id: [one for name in store.conditions(run) for one in store.shards(run, name)] for run in runs}
-    samples = {run.id: store.samples(run) for run in runs}
+    samples = {run.id: _samples(store, run) for run in runs}
     total = sum(_bytes(own) for own in shards.values())
     spent = [_cost(store, run) for run in runs]
     lines = [_run_line(store, run, names[run.id], shards[run.id], samples[run.id]) for run in runs]
@@ -101,6 +101,12 @@ def reproduction(store: Store, out: Path) -> Section:
         parts.insert(0, page.paragraph("No recipe is kept in the store; what was extracted is under “What was run”."))
     parts += [page.folded(f"recipe {recipe['name']}, as it was read", page.code(_pretty(recipe))) for recipe in kept]
     return Section("reproduce", "Make it again", parts)
+
+
+def _samples(store: Store, run: Run) -> pl.DataFrame:
+    """Return the clean samples of a run; of prompts that were answered, those with the answer."""
+    prompts = listing.answered_prompts(store, run) or set()
+    return store.samples(run).filter(~pl.col("sample_id").is_in(list(prompts)))
 
 
 def _run_line(store: Store, run: Run, name: str, shards: list[ShardInfo], samples: pl.DataFrame) -> dict[str, Any]:
