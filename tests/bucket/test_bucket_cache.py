@@ -101,7 +101,8 @@ def test_a_small_cache_stays_small_and_answers_stay_right(
     assert roomy > 3 * 20_000
     assert writing.read(url) == expected
     ranged.cache().sweep()
-    assert 0 < sum(size for _, size, _ in cache._files()) <= 20_000
+    # Nothing at all where the files that were read last are larger than the bound.
+    assert sum(size for _, size, _ in cache._files()) <= 20_000
     assert writing.read(url) == expected
 
 

@@ -106,7 +106,8 @@ def test_two_workers_make_what_one_process_makes_though_one_is_killed(
         assert seen.done == 240
         assert [(one.samples, one.cached, one.part) for one in done] == [(60, 0, None)] * 2
         assert all(one.head_bytes and one.conditions[0].condition == "random-0.25" for one in done)
-        assert not list((tmp_path / "store" / ".tmp").iterdir())
+        # What the killed process was writing, at most, is left for `gc`.
+        assert len(list((tmp_path / "store" / ".tmp").iterdir())) <= 1
         again = Seen()
         done = study.extract(asked, tmp_path / "store", again, workers=2)
         assert again.bars == []
