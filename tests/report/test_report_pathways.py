@@ -117,6 +117,8 @@ def test_a_single_layer_and_no_intervals(tmp_path: Path) -> None:
     small = task._replace(numbers=task.numbers.with_columns(n=few))
     assert "films: 12 (few) flipped, 50 not" in drawn(pathways.split(small, CHANGED[1]))
     assert pathways.finding(task)[0].endswith("at layer 3, 12.00 percentage points beyond its control.")
+    turned = task._replace(numbers=task.numbers.with_columns(value=-pl.col("value")))
+    assert pathways.finding(turned)[0].endswith("at layer 3, 12.00 percentage points fewer than its control.")
 
 
 def test_the_terminal_shows_the_difference_and_the_floor(store: Store) -> None:
