@@ -7,6 +7,8 @@ write_charts(store, Path("charts"))                 every chart, and the numbers
 
 import json
 import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import vl_convert
 
 from layercache import nearest
 from layercache.errors import AnalysisError, LayercacheError
+from layercache.progress import Patient, Progress
 from layercache.recipe import ReportSpec
 from layercache.report import (
     adapted_sections,
@@ -40,7 +43,9 @@ _COMPARED = ("best_layer", "best_depth", "best_score", "picked_share")
 SUFFIXES = (".svg", ".png", ".pdf", ".html", ".json")
 
 
-def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -> Path:
+def build(
+    store: Store, out: Path, spec: ReportSpec, title: str | None = None, progress: Progress | None = None
+) -> Path:
     """Write the report as one HTML file that needs nothing else; the file appears whole or not at all.
 
     Args:
@@ -48,6 +53,7 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
         out: the file; its folder must be there.
         spec: how many samples and tokens are shown.
         title: wins over the one of `spec`.
+        progress: where to report.
 
     Returns:
         `out`.
@@ -59,29 +65,40 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
     _check_folder(out)
     numbers = _numbers(store)
     held, steps = set(numbers["analysis"]), in_depth.checkpoints(store, numbers)
-    parts = [
-        overview.overview(store),
-        sections.probe_section(store, numbers),
-        *([depth_sections.deep_section(store, numbers)] if "probe_depth" in held else []),
-        *([depth_sections.compare_section(numbers)] if numbers["metric"].is_in(_COMPARED).any() else []),
-        *([depth_sections.steps_section(steps)] if steps else []),
-        sections.entropy_section(store, numbers),
-        *([sections.text_section(numbers)] if "text" in held else []),
-        *([sections.pathways_section(numbers)] if "delta_p" in held else []),
-        *([sections.quality_section(store, numbers)] if "quality" in held else []),
-        *([adapted_sections.answers_section(numbers)] if "choices" in held else []),
-        *adapted_sections.adaptation_sections(numbers),
-        *([browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else []),
-        overview.questions(store),
-        overview.reproduction(store, out),
+    makers: list[Callable[[], Sequence[page.Section]]] = [
+        lambda: [overview.overview(store)],
+        lambda: [sections.probe_section(store, numbers)],
+        lambda: [depth_sections.deep_section(store, numbers)] if "probe_depth" in held else [],
+        lambda: [depth_sections.compare_section(numbers)] if numbers["metric"].is_in(_COMPARED).any() else [],
+        lambda: [depth_sections.steps_section(steps)] if steps else [],
+        lambda: [sections.entropy_section(store, numbers)],
+        lambda: [sections.text_section(numbers)] if "text" in held else [],
+        lambda: [sections.pathways_section(numbers)] if "delta_p" in held else [],
+        lambda: [sections.quality_section(store, numbers)] if "quality" in held else [],
+        lambda: [adapted_sections.answers_section(numbers)] if "choices" in held else [],
+        lambda: adapted_sections.adaptation_sections(numbers),
+        lambda: [browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else [],
+        lambda: [overview.questions(store)],
+        lambda: [overview.reproduction(store, out)],
     ]
-    parts = [
-        replace(part, commands=again.analysis(store, *again.PARTS[part.anchor])) if part.anchor in again.PARTS else part
-        for part in parts
-    ]
-    models = numbers["model"].drop_nulls().unique().sort().to_list()
-    _write(out, page.render(title or spec.title or "layercache report", parts, models).encode())
+    parts: list[page.Section] = []
+    # The page itself takes as long as some sections do.
+    with Patient(progress or Progress()).task("report", len(makers) + 1, "sections") as bar:
+        for made in makers:
+            parts += [_with_commands(store, part) for part in made()]
+            bar.advance()
+        models = numbers["model"].drop_nulls().unique().sort().to_list()
+        content = page.render(title or spec.title or "layercache report", parts, models).encode()
+        bar.advance()
+    _write(out, content)
     return out
+
+
+def _with_commands(store: Store, part: page.Section) -> page.Section:
+    """Add to a section the commands that make its numbers again."""
+    if part.anchor not in again.PARTS:
+        return part
+    return replace(part, commands=again.analysis(store, *again.PARTS[part.anchor]))
 
 
 def plot(store: Store, name: str, out: Path) -> Path:
@@ -105,8 +122,13 @@ def plot(store: Store, name: str, out: Path) -> Path:
     return out
 
 
-def write_charts(store: Store, folder: Path) -> list[Path]:
+def write_charts(store: Store, folder: Path, progress: Progress | None = None) -> list[Path]:
     """Write every chart there are numbers for as SVG, and the numbers themselves as `results.csv`.
+
+    Args:
+        store: an open store.
+        folder: where to; made where there is none.
+        progress: where to report.
 
     Returns:
         The files, in the order of `PLOTS`.
@@ -122,11 +144,13 @@ def write_charts(store: Store, folder: Path) -> list[Path]:
     except OSError as error:
         raise LayercacheError(f"cannot make the folder {folder}: {error.strerror}") from error
     written = []
-    for name, one in figures.PLOTS.items():
-        chart = one.draw(store, numbers)
-        if chart is not None:
-            written.append(folder / f"{name}.svg")
-            _write(written[-1], _encoded(chart, ".svg", ""))
+    with Patient(progress or Progress()).task("charts", len(figures.PLOTS), "charts") as bar:
+        for name, one in figures.PLOTS.items():
+            chart = one.draw(store, numbers)
+            if chart is not None:
+                written.append(folder / f"{name}.svg")
+                _write(written[-1], _encoded(chart, ".svg", ""))
+            bar.advance()
     written.append(folder / "results.csv")
     _write(written[-1], frames.stored(numbers).write_csv().encode())
     return written
@@ -170,5 +194,8 @@ def _write(out: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise LayercacheError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        # Also where it was stopped.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
