@@ -190,7 +190,9 @@ def test_what_a_signal_stops_the_same_command_ends(
             assert list((store / ".tmp").glob("*")) == []
 
 
-def test_of_short_work_nothing_is_shown(made: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_short_work_nothing_is_shown(
+    made: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "SHORT", 1e9)
     monkeypatch.chdir(prepared(tmp_path / "work", made, "merge"))
     done = call(*CASES["merge"].words.split())
