@@ -1,10 +1,12 @@
 """Where the program begins: `layercache`, and `python -m layercache`.
 
-Ctrl-C while the command line itself is being imported ends in one line, too; from then on `cli.stopping` watches.
+Ctrl-C while the command line itself is being imported ends in one line, too; from then on `cli.stopping` watches, until
+all is done.
 """
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from types import FrameType
 
@@ -18,10 +20,18 @@ def main() -> None:
         from layercache.cli import main as run
 
         run()
-    finally:
+    except SystemExit as ended:
         if signal.getsignal(signal.SIGINT) is _stop:
-            # All is done, and what a library does at the end need not be waited for.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _let_end(ended.code)
+        raise
+
+
+def _let_end(code: object) -> None:
+    """Let Ctrl-C end the process with the exit code that is due: what libraries do at the end need not be waited for."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    number = code if isinstance(code, int) else int(code is not None)
+    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(number))
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -240,6 +240,7 @@ def test_a_note_takes_the_place_of_a_bar_and_the_bar_comes_again(monkeypatch: py
 def test_work_is_shown_once_it_has_taken_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     now = 100.0
+    monkeypatch.setattr(progress, "SHORT", 1.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     stream = _Terminal()
     with progress.Patient(progress.TerminalProgress(stream)).task("work", 4, "steps") as task:  # type: ignore[arg-type]

@@ -241,6 +241,18 @@ def test_ctrl_c_while_the_command_line_is_imported(words: tuple[str, ...], modul
     assert done.stderr == "interrupted: nothing was begun; run the same command again\n"
 
 
+@pytest.mark.parametrize(("command", "code"), [("ls", 0), ("show nobody", 2)])
+def test_ctrl_c_when_all_is_done_changes_nothing(command: str, code: int, tmp_path: Path) -> None:
+    """What libraries do at the end of a process may take a while on a busy machine."""
+    script = "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    script += "from layercache.__main__ import main\nmain()"
+    store = Path(__file__).parents[1] / "store"
+    words = [*command.split(), "--store", str(store)]
+    whole = subprocess.run([sys.executable, "-m", "layercache", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (code, whole.stdout, whole.stderr)
+
+
 def test_the_program_begins_where_ctrl_c_is_watched_from_the_start() -> None:
     import tomllib
 

@@ -121,7 +121,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield folder
         folder.rename(out)
     except OSError as error:
-        raise DataError(f"cannot write {out}: {first_line(error)}") from error
+        # NumPy says how many bytes were not written, and not why.
+        why = "" if error.errno or "os error" in str(error) else ": is the disk full?"
+        raise DataError(f"cannot write {out}: {first_line(error)}{why}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
