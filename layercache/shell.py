@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from layercache import nearest, table
 from layercache.errors import LayercacheError, QueryError
-from layercache.listing import not_analysed
+from layercache.listing import why_empty
 from layercache.queries import list_queries, load_query
 from layercache.store import reader, sql, views
 from layercache.store.sqltext import identifier
@@ -121,7 +121,8 @@ class Shell:
             raise QueryError("write .query NAME [PARAM=VALUE …]")
         loaded = load_query(words[0])
         given = dict(word.partition("=")[::2] for word in words[1:])
-        if not self._show(loaded.sql, dict(loaded.bind(given))) and (note := not_analysed(self._store, loaded)):
+        shown = self._show(loaded.sql, dict(loaded.bind(given)))
+        if not shown and (note := why_empty(self._store, loaded, bool(given))):
             print(note, file=sys.stderr)
 
     def help(self, words: list[str]) -> None:

@@ -103,7 +103,7 @@ def test_one_command_trains_extracts_analyses_and_reports(study: Path, call: Cal
     assert again.out.count("nothing to do: 0 forward passes") == 3
     # A larger grid trains what is new, and an extraction takes what is there.
     more = call("extract", study, "--store", "s", "--set", "finetune.alpha=4,8")
-    assert "2 adapters are not trained yet, and left out: run `layercache finetune` first" in more.err
+    assert "2 adapters are not trained yet, and left out: `layercache finetune` trains them" in more.err
 
 
 def test_what_is_wrong_is_one_line(study: Path, call: Call) -> None:

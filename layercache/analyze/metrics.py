@@ -138,10 +138,11 @@ METRICS: dict[str, str] = {
     "v_entropy": "what is left unknown of the label: mean -log2 of its held-out probability, bits a row",
     "label_entropy": "the same without states: mean -log2 of the class's share of the fitted rows, bits a row",
     "pvi": "sample score: pointwise usable information, bits",
-    "peak_layer": "the first layer with the best main metric",
+    "layers_above_shuffled": "layers whose main metric is above that with shuffled labels: the difference's interval is above 0",
+    "peak_layer": "the first layer with the best main metric; none where no layer is above shuffled labels",
     "converging_layer": "the first layer whose main metric is a share (0.95) of the best layer's",
     "best_layer": "the layer with the best value of the probe's metric that `group` names, 0 = embedding",
-    "best_depth": "the same as a share of the run's depth: 0 = embedding, 1 = after the last block",
+    "best_depth": "the same as a share of the run's blocks: 0 = embedding, 1 = after the last block; none for the final norm",
     "best_score": "the value there",
     "spearman_over_layers": "Spearman's rank correlation over layers of the metric that `group` names and the probe's score; n counts"
     " layers, the interval is of the score for other prompts, the metric's values and the layers as they are",
@@ -154,6 +155,7 @@ METRICS: dict[str, str] = {
 WHOLE = frozenset(
     [
         "best_layer",
+        "layers_above_shuffled",
         "peak_layer",
         "converging_layer",
         "picked_layer",

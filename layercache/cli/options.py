@@ -141,6 +141,17 @@ def workers_option(command: F) -> F:
     )(command)
 
 
+def dry_run_option(command: F) -> F:
+    """Add `--dry-run`, of commands that extract."""
+    return click.option(
+        "--dry-run",
+        is_flag=False,
+        flag_value="plan",
+        type=click.Choice(["plan", "measure"]),
+        help="Say what would be done, and what it takes; write nothing. =measure runs a few batches to say how long.",
+    )(command)
+
+
 def shard_option(command: F) -> F:
     """Add `--shard`, a part of the samples."""
     return click.option(

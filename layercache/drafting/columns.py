@@ -129,7 +129,7 @@ def _kind(values: Sequence[Any]) -> str:
 
 
 def _aliases(value: Any) -> object:
-    return read_aliases(value, "", 0)
+    return read_aliases(value)
 
 
 def _all(values: Sequence[Any], how: str | Callable[[Any], object]) -> bool:

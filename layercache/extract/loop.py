@@ -165,7 +165,7 @@ class Loop:
             work = [self._states(selection, outputs, samples) for outputs, samples in states]
             self._fit_budget(work[0])
             title = f"extract {name}" if condition == CLEAN else f"{condition} {name}"
-            self._publish(run, title, work, limits, made, condition)
+            self._publish(run, f"{title}, {run.model}", work, limits, made, condition)
         before = self.budget
         for generator, one in generators:
             self.budget = generate.budget(
@@ -173,7 +173,7 @@ class Loop:
             )
             self._keep_to(self.model.feed)
             settings = {"generation": {str(generator.settings.output): generator.settings.as_json()}}
-            self._publish(run, f"generate {name}", [one], limits, made | settings)
+            self._publish(run, f"generate {name}, {run.model}", [one], limits, made | settings)
             self._note_once(generator.note)
         self.budget = before
 

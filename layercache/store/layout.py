@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from layercache.errors import StoreError
 from layercache.recipe import Label
 from layercache.store.schema import FORMAT
+from layercache.store.told import Told
 
 RUN, CONDITION, SHARD = "run=", "condition=", "shard="
 RUN_FILE, MANIFEST = "run.json", "manifest.json"
@@ -43,7 +44,7 @@ class LayerName(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Told):
     """One model fed one way: the content of `run.json`, and where it is."""
 
     store: Path
