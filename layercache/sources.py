@@ -108,7 +108,7 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Placed]:
         first = stream.readline()
         stream.seek(0)
         if delimiter == "," and "," not in first:
-            delimiter = next((other for other in ";\t" if other in first), ",")
+            delimiter = next((other for other in ";\t|" if other in first), ",")
         # csv.reader takes an unclosed quote to the end of the file for a cell, silently: a closing record
         # of our own that does not come back whole shows it.
         records = csv.reader(_with_end(stream), delimiter=delimiter)

@@ -134,3 +134,10 @@ def finetune(recipe_name: str, settings: tuple[str, ...], dry_run: bool, fmt: st
     for one in tuned:
         progress.note(f"{one.model}: {one.trained:,} adapters trained, results in {one.folder / 'results.csv'}")
     table.write(pa.concat_tables([one.arrow() for one in tuned]), fmt, sys.stdout.buffer, width=width())
+    sys.stdout.flush()
+    for one in tuned:
+        if (best := one.chosen) is not None:
+            progress.note(
+                f"{one.model}: chosen by the {best['validation_rows']:,} rows to validate on: {best['adapter']}, accuracy"
+                f" {best['validation_accuracy']:.3f} there"
+            )
