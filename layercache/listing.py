@@ -96,8 +96,10 @@ def why_empty(path: Path, query: Query, given: bool) -> str | None:
     """
     store = reader.open(path)
     there = {info.analysis for info in results.listing(path)}
-    runs = [(run, condition) for run in store.runs() for condition in store.conditions(run)]
-    outputs = {name for place in runs for shard in store.shards(*place) for name in shard.outputs}
+    places = [(run, condition) for run in store.runs() for condition in store.conditions(run)]
+    if not places:
+        return f"query {query.name}: the store holds no run yet: `layercache extract` makes one"
+    outputs = {name for place in places for shard in store.shards(*place) for name in shard.outputs}
     for table, (opening, lacking, remedy) in _MAKES.items():
         if table in query.tables and not any(re.match(opening, name) for name in outputs):
             return f"query {query.name} reads the table {table}, and {lacking}: {remedy}"
