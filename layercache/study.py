@@ -313,8 +313,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         if found is not None:
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
-        with held(progress) as noted:
-            outcome = analyze_one(store, spec, noted)
+        outcome = analyze_one(store, spec, progress)
         # Named again: a model of the hub may have been fetched only now.
         inputs += reads(spec)
         kept = results.save(path, spec.kind, settings, inputs, outcome)

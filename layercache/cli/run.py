@@ -55,12 +55,14 @@ def run(
 
     RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, layer_generation,
     truth_pathways, boolq_lora, representation_quality, sample). The VALUE of a
-    setting is TOML or plain text.
+    setting is TOML or plain text. The last two lines are the slow studies made small.
 
     \b
     layercache run demo --store demo-store
     layercache run movies --dry-run
     layercache run movies --set models=gpt2,./my-llama --set data.source=action.csv
+    layercache run boolq_lora --set finetune.seeds=0 --set finetune.alpha=0,64
+    layercache run representation_quality --set data.0.limit=120 --set data.1.limit=120
     """
     from dataclasses import asdict
 
