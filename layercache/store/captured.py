@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from layercache.store.layout import CLEAN, Run
@@ -51,3 +52,10 @@ def statistics(store: Store, run: Run, condition: str) -> pl.DataFrame:
     """Return the statistics over tokens under a condition: `sample_id`, `layer`, `metric`, `value`."""
     query = "SELECT sample_id, layer, metric, value FROM token_stats WHERE run = $run AND condition = $condition"
     return frame(store, query, run=run.id, condition=condition)
+
+
+def some_states(store: Store, run: Run, layer: int, most: int) -> np.ndarray:
+    """Return a few states of the residual stream at a layer, of any pooling and condition: float32 [n, d], n at most `most`."""
+    query = f"SELECT vector FROM hidden WHERE run = $run AND site = 'resid' AND layer = $layer LIMIT {int(most)}"
+    vectors = store.sql(query, {"run": run.id, "layer": layer})["vector"].to_pylist()
+    return np.array(vectors, dtype=np.float32).reshape(-1, run.width)
