@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from layercache.dataset import Prompt
 from layercache.errors import DataError, ModelError
 from layercache.extract.pooling import absent_reason, token_mask, token_position
 from layercache.extract.rows import sample_columns, token_columns
 from layercache.extract.tokenize import Sample, sample_id, tokenize
 from layercache.extract.words import Words
 from layercache.outputs import parse_pooling
+from layercache.template import Prompt
 
 from .conftest import TEXTS, make_data, make_tokenizer
 

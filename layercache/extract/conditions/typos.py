@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from layercache.conditions import ANSWER, EXACT_ANSWER
-from layercache.dataset import Prompt
 from layercache.extract.conditions.draws import choose
+from layercache.template import Prompt
 
 _WORD = re.compile(r"[^\W_]{4,}")
 _MOST = 10

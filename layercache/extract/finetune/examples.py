@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from layercache.choice_texts import folded
-from layercache.dataset import Dataset, as_text
+from layercache.dataset import Dataset
 from layercache.errors import DataError
 from layercache.extract import choices
 from layercache.extract.choices import Answer
 from layercache.extract.tokenize import tokenize
 from layercache.groups import TRAIN
+from layercache.template import as_text
 
 
 class Example(NamedTuple):
