@@ -12,9 +12,10 @@ import pyarrow as pa
 from layercache.report.measures import BASELINES, headline, measure
 from layercache.report.text import plain
 from layercache.store import numbers as stored_numbers
+from layercache.store import scores
 from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
-from layercache.store.schema import RESULTS, SAMPLE_SCORES, arrow_schema
+from layercache.store.schema import RESULTS
 
 _NOT_SCORES = ("best_layer_share", "left_out")
 
@@ -56,13 +57,7 @@ def results(store: Store) -> pl.DataFrame:
 
 def sample_scores(store: Store, where: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the sample scores with these values, and what was asked of the analysis they are from, the newest."""
-    empty = to_polars(arrow_schema(SAMPLE_SCORES).empty_table())
-    same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()]
-    for info, path in stored_numbers.tables(store.path, "sample_scores"):
-        found = pl.scan_parquet(path).filter(*same).select(empty.columns).collect()
-        if len(found):
-            return found, info.spec
-    return empty, {}
+    return scores.of(store.path, where)
 
 
 def clean(numbers: pl.DataFrame) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from layercache.errors import DataError, ModelError
 from layercache.extract.pooling import absent_reason, token_mask, token_position
-from layercache.extract.rows import sample_columns, token_columns
+from layercache.extract.sample_tables import sample_columns, token_columns
 from layercache.extract.tokenize import Sample, sample_id, tokenize
 from layercache.extract.words import Words
 from layercache.outputs import parse_pooling
