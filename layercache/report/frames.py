@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
-import pyarrow as pa
 
 from layercache.report.measures import BASELINES, headline, measure
 from layercache.report.text import plain
@@ -167,13 +166,6 @@ def shown(column: pl.Expr, values: pl.Series, names: Mapping[str, str] | None = 
     """Return a text column with what its values are called (themselves, when not in `names`), made plain."""
     called = {value: plain((names or {}).get(value, value)) for value in values.drop_nulls().unique()}
     return column.replace(list(called), list(called.values()))
-
-
-def to_polars(table: pa.Table) -> pl.DataFrame:
-    """Return an Arrow table as a frame."""
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def stored(numbers: pl.DataFrame) -> pl.DataFrame:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import polars as pl
 
 from layercache import queries
+from layercache.frame import from_arrow
 from layercache.outputs import one_row_a_token
-from layercache.report.frames import model_names, to_polars
+from layercache.report.frames import model_names
 from layercache.report.text import token
 from layercache.store.layout import CLEAN, LensOutput, Run
 from layercache.store.reader import Store
@@ -139,4 +140,4 @@ def stops(layers: list[int]) -> list[int]:
 
 def query(store: Store, name: str, **values: object) -> pl.DataFrame:
     """Run a query of the report's own, under the clean condition where it has one."""
-    return to_polars(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))
+    return from_arrow(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))

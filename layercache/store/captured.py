@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from layercache.frame import from_arrow
 from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
 
 
 def frame(store: Store, query: str, **params: Any) -> pl.DataFrame:
     """Run a query of our own and return a Polars frame."""
-    found = pl.from_arrow(store.sql(query, params))
-    assert isinstance(found, pl.DataFrame)
-    return found
+    return from_arrow(store.sql(query, params))
 
 
 def lens(store: Store, run: Run, position: str, columns: Sequence[str]) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from layercache import nearest
 from layercache.errors import StoreError
+from layercache.frame import from_arrow
 from layercache.outputs import one_row_a_token
 from layercache.store import manifest, mirror, rows, sequence
 from layercache.store.files import fetch_whole, open_parquet
@@ -416,8 +417,7 @@ class Store:
         schema = arrow_schema(TABLES[SAMPLES].columns)
         fetch_whole(shard.path / f"{SAMPLES}.parquet" for shard in shards)
         tables = [_read(shard, SAMPLES, schema.names).select(schema.names).cast(schema) for shard in shards]
-        frame = pl.from_arrow(pa.concat_tables([schema.empty_table(), *tables]))
-        assert isinstance(frame, pl.DataFrame)
+        frame = from_arrow(pa.concat_tables([schema.empty_table(), *tables]))
         first = frame.unique("sample_id", keep="first", maintain_order=True).drop("absent")
         absent = frame.group_by("sample_id").agg(
             pl.col("absent").explode(empty_as_null=False).unique(maintain_order=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
+from layercache.frame import from_arrow
 from layercache.recipe import Label
 from layercache.store import answered_rows, sequence
 from layercache.store.layout import ROWS, RowsInfo, Run, first_line, refuse_link
@@ -208,7 +209,7 @@ def _equal(table: pa.Table, stored: pa.Table) -> bool:
     """Compare content and metadata; NaN equals NaN."""
     if not table.schema.equals(stored.schema, check_metadata=True):
         return False
-    return _polars(table).equals(_polars(stored))
+    return from_arrow(table).equals(from_arrow(stored))
 
 
 def read_table(path: Path) -> pa.Table:
@@ -227,7 +228,7 @@ def read_table(path: Path) -> pa.Table:
 
 def read_frame(path: Path) -> pl.DataFrame:
     """Read a rows file as a data frame: `row`, `sample_id`, `split`, then the user's own columns."""
-    return _polars(read_table(path))
+    return from_arrow(read_table(path))
 
 
 def read_info(path: Path) -> RowsInfo:
@@ -282,9 +283,3 @@ def _one_label(frame: pl.DataFrame, data: str, label: Label) -> pl.DataFrame:
         (column.cast(pl.Float64) if numeric else pl.lit(None, pl.Float64)).alias("number"),
         (pl.lit(None, pl.String) if numeric else text).alias("text"),
     )
-
-
-def _polars(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

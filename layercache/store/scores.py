@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from layercache.frame import from_arrow
 from layercache.store import numbers
 from layercache.store.schema import SAMPLE_SCORES, arrow_schema
 
@@ -17,7 +18,7 @@ def newest(store: Path, analysis: str, metric: str) -> pl.DataFrame:
 
     Where two results have the same score, the newer one's counts.
     """
-    empty = _empty()
+    empty = from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
     parts = [
         pl.scan_parquet(path).filter(metric=metric).select(empty.columns).collect().cast(empty.schema)
         for info, path in numbers.tables(store, "sample_scores")
@@ -32,16 +33,10 @@ def of(store: Path, where: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, A
     Args:
         where: column of `schema.SAMPLE_SCORES` → value; None for NULL.
     """
-    empty = _empty()
+    empty = from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
     same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()]
     for info, path in numbers.tables(store, "sample_scores"):
         found = pl.scan_parquet(path).filter(*same).select(empty.columns).collect()
         if len(found):
             return found, info.spec
     return empty, {}
-
-
-def _empty() -> pl.DataFrame:
-    frame = pl.from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
-    assert isinstance(frame, pl.DataFrame)
-    return frame
