@@ -9,8 +9,9 @@ from layercache.frame import from_arrow
 from layercache.outputs import one_row_a_token
 from layercache.report.frames import model_names
 from layercache.report.text import token
-from layercache.store.layout import CLEAN, LensOutput, Run
+from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredLens
 
 STOPS, FEW, N_TOKENS = 5, 4, 10
 """Layers, samples and tokens of each layer that a figure shows."""
@@ -74,22 +75,22 @@ def _of_data(store: Store, data: str, runs: list[Run], how_many: int, n_tokens: 
     return found
 
 
-def lenses(store: Store, run: Run) -> list[LensOutput]:
+def lenses(store: Store, run: Run) -> list[StoredLens]:
     """List a run's lenses of one token a sample."""
     return [lens for lens in store.lens_outputs(run) if not one_row_a_token(lens.position_name)]
 
 
-def grids(store: Store, run: Run) -> list[LensOutput]:
+def grids(store: Store, run: Run) -> list[StoredLens]:
     """List a run's lenses of every token."""
     return [lens for lens in store.lens_outputs(run) if one_row_a_token(lens.position_name)]
 
 
-def preferred(store: Store, run: Run) -> LensOutput | None:
+def preferred(store: Store, run: Run) -> StoredLens | None:
     """Return the lens to show: that of the prompt's last position, the widest, where there is one."""
     return max(lenses(store, run), key=preference, default=None)
 
 
-def preference(lens: LensOutput) -> tuple[bool, int, bool, str]:
+def preference(lens: StoredLens) -> tuple[bool, int, bool, str]:
     """Order lenses; where one position is held with and without the scores of answers, without them."""
     return lens.position_name == "last@prompt", len(lens.layers), ":choices-" not in lens.output, lens.output
 
