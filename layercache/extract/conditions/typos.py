@@ -45,10 +45,6 @@ class Edit(NamedTuple):
     new: str
 
 
-Change = Callable[[str, int, int, float, np.random.Generator], "list[Edit]"]
-"""Text, the start and end of a word in it, the share of its characters and what is drawn from → what to change."""
-
-
 def view(prompt: Prompt, rate: float, numbers: np.random.Generator) -> Prompt:
     """Change a prompt's fields, and move its spans along; the template's own words and an answer stay as they are.
 
