@@ -414,7 +414,7 @@ def test_progress_counts_samples_and_new_tokens(llama: Path, tmp_path: Path) -> 
 
     summary = run(llama, tmp_path / "s", progress=Counted())
     n = len(TEXTS)
-    assert seen == {"extract data": [n, n, 0], "generate data": [n, n, summary.generated_tokens]}
+    assert seen == {"extract data, llama0": [n, n, 0], "generate data, llama0": [n, n, summary.generated_tokens]}
 
 
 def test_a_chat_template_is_followed(llama: Path, tmp_path: Path) -> None:
