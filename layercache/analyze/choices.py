@@ -69,7 +69,7 @@ class Scored(NamedTuple):
     fitted: npt.NDArray[np.int64]
 
     def take(self, keep: npt.NDArray[np.bool_]) -> "Scored":
-        """Keep only some rows."""
+        """Keep only some rows, bool [rows]."""
         return self._replace(given=_taken(self.given, keep), logprobs=self.logprobs[keep])
 
     def classes(self, index: int) -> Classes:

@@ -101,7 +101,14 @@ def _noise(
 def noise(
     logits: Logits, condition: str, anchor: str, rows: npt.NDArray[np.bool_], at: int, spec: DeltaPSpec
 ) -> Iterator[Floor]:
-    """Draw the noise floor of a condition grouped by another's (or its own) flips, a layer at a time."""
+    """Draw the noise floor of a condition grouped by another's (or its own) flips, a layer at a time.
+
+    Args:
+        logits: of every condition, [layers, n].
+        condition, anchor: whose effect, and by whose flips.
+        rows: which count, bool [n].
+        at: the layer, as an index, whose flips group all layers where the groups are fixed.
+    """
     clean = logits[CLEAN][:, rows]
     own, leader = (delta_p_noise.Change(clean, logits[name][:, rows] - clean) for name in (condition, anchor))
     fixed = at if spec.anchor == "fixed" else None
@@ -109,7 +116,12 @@ def noise(
 
 
 def over_draws(place: Row, metric: str, values: Floats, sizes: Floats) -> list[Row]:
-    """Return the mean over draws of noise, with the middle 95 % of them; draws without the group are left out."""
+    """Return the mean over draws of noise, with the middle 95 % of them; draws without the group are left out.
+
+    Args:
+        values: of every draw, float64 [draws], NaN where the group is empty.
+        sizes: rows in the group, float64 [draws].
+    """
     known = ~np.isnan(values)
     if not known.any():
         return []

@@ -49,7 +49,7 @@ class Problem:
         return self.folds.assignment >= 0
 
     def take(self, keep: npt.NDArray[np.bool_]) -> "Problem":
-        """Keep only some rows, each in the fold it had.
+        """Keep only some rows, bool [n], each in the fold it had.
 
         Raises:
             AnalysisError: too few are left.

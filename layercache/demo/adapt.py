@@ -15,6 +15,7 @@ from layercache.demo.evaluate import reading_figures
 from layercache.demo.measure import Loaded, prompts_of
 
 STEPS, SIZE, LR = 200, 16, 2e-3
+"""Steps of the adapter's training, examples a step, and the learning rate."""
 
 
 def fine_tune(loaded: Loaded) -> None:
