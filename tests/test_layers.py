@@ -37,6 +37,10 @@ NAMED = {
     # `layercache.analyze(…)` is the stage, whatever else was imported.
     ("analyze/__init__.py", "layercache.api"),
     ("extract/__init__.py", "layercache.api"),
+    # Where the demo model lies; what trains it stands above `extract`.
+    ("extract/checkpoint.py", "layercache.demo"),
+    # A program of its own, a process a device, which pairs data sets and models as its parent does.
+    ("extract/device_worker.py", "layercache.study"),
     # The library of metrics is an extra, and BERTScore the one metric that is a model.
     ("analyze/bertscore.py", "torch"),
     ("analyze/bertscore.py", "torch.nn.utils.rnn"),
@@ -44,6 +48,10 @@ NAMED = {
     ("analyze/bertscore.py", "transformers.utils"),
 }
 """What is against a rule, and is so for the reason above it."""
+
+
+def _module(path: Path) -> str:
+    return ".".join(["layercache", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
 
 
 def imports() -> list[tuple[str, str]]:
@@ -63,10 +71,6 @@ def imports() -> list[tuple[str, str]]:
 
 
 IMPORTS = imports()
-
-
-def _module(path: Path) -> str:
-    return ".".join(["layercache", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
 
 
 def _part(name: str) -> str:
