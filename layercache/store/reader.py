@@ -41,6 +41,8 @@ def open(path: str | Path) -> "Store":
     Raises:
         StoreError: nothing is there, it is not a store, or it is in a newer format; or the bucket cannot be read.
     """
+    if not isinstance(path, str | Path):
+        raise StoreError(f"{path!r} is no store: give its directory, or the URL of a place in a bucket")
     store = Store(mirror.located(path))
     check_store(store.path)
     store.runs()
@@ -96,6 +98,8 @@ class Store:
         Raises:
             StoreError: there is none, or more than one.
         """
+        if not isinstance(name, str):
+            raise StoreError(f"{name!r} names no run: give its id, a prefix of it, or its model's name")
         runs = self.runs()
         for matches in (
             [run for run in runs if run.id == name],
