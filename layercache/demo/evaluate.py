@@ -176,9 +176,11 @@ def main() -> None:
     for name, measure in MEASURES.items():
         print(json.dumps({name: measure(loaded)}, indent=1), flush=True)
     if arguments.lora:
-        from layercache.demo.adapt import lora_figures
+        from layercache.demo.adapt import fine_tune
 
-        print(json.dumps({"lora": lora_figures(loaded)}, indent=1))
+        fine_tune(loaded)
+        loaded.model.eval()
+        print(json.dumps({"lora": reading_figures(loaded)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from layercache.store.layout import (
     RowsInfo,
     Run,
     ShardInfo,
-    check_store,
     frozen_hint,
     read_run,
     run_paths,
@@ -44,7 +43,7 @@ def open(path: str | Path) -> "Store":
     if not isinstance(path, str | Path):
         raise StoreError(f"{path!r} is no store: give its directory, or the URL of a place in a bucket")
     store = Store(mirror.located(path))
-    check_store(store.path)
+    mirror.check_store(store.path)
     store.runs()
     return store
 
