@@ -134,8 +134,8 @@ def read(store: Store, spec: ChoicesSpec, progress: Progress) -> list[Scored]:
     for given in problem.problems(store, asked, progress):
         if given.classes is None:
             raise AnalysisError(f"label {given.label.name!r} is a number, and answers are texts: declare it a category")
-        for output, own in lines[given.run.id].group_by("output", maintain_order=True):
-            found += _scored(given, str(output[0]), own, progress)
+        for _, own in lines[given.run.id].group_by("output", maintain_order=True):
+            found += _scored(given, own, progress)
     if not found:
         raise AnalysisError(f"no row has both a label and scores of answers: {', '.join(labels)}")
     return found
@@ -164,7 +164,7 @@ def _matching(store: Store, runs: Sequence[Run], lines: dict[str, pl.DataFrame],
     return list(names)
 
 
-def _scored(given: Problem, output: str, lines: pl.DataFrame, progress: Progress) -> Iterator[Scored]:
+def _scored(given: Problem, lines: pl.DataFrame, progress: Progress) -> Iterator[Scored]:
     """Yield every way of scoring the answers of one output."""
     texts = lines["choice"].unique().sort().to_list()
     classes = [folded(name) for name in given.classes or ()]

@@ -35,7 +35,7 @@ def grouped(change: Change) -> list[tuple[str, str]]:
     return [*own, (change.control, change.control)] if change.control else own
 
 
-def flips(task: Task, logits: Logits, condition: str) -> Floats:
+def flips(logits: Logits, condition: str) -> Floats:
     """Return which samples flip under a condition, [layers, n]: 0 or 1, NaN where that is not known."""
     return effect(logits[CLEAN], logits[condition]).flip
 
@@ -68,7 +68,7 @@ def _groups(
     spec: DeltaPSpec,
 ) -> Iterator[Row]:
     found = effect(logits[CLEAN][:, rows], logits[condition][:, rows])
-    flipped = flips(task, logits, anchor)[:, rows]
+    flipped = flips(logits, anchor)[:, rows]
     if spec.anchor == "fixed":
         flipped = np.broadcast_to(flipped[at], flipped.shape)
     resamples = bootstrap.draw(task.problem.folds.groups[rows], spec.bootstrap, spec.seed)
@@ -140,7 +140,7 @@ def boundary(task: Task, logits: Logits, change: Change, at: int, spec: DeltaPSp
         rows = compared(task, change) & task.have[condition]
         if anchor != condition or not rows.any():
             continue
-        flipped = flips(task, logits, condition)[at]
+        flipped = flips(logits, condition)[at]
         drawn = delta_p_noise.flips(logits[CLEAN][at], flipped, rows, spec.noise, spec.seed)
         for metric, values in about(task).items():
             known = rows & ~np.isnan(values)
