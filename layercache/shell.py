@@ -97,7 +97,11 @@ class Shell:
         print(" ".join(views.names(reader.open(self._store))))
 
     def schema(self, words: list[str]) -> None:
-        """Show the columns of one table, or of all."""
+        """Show the columns of one table, or of all.
+
+        Raises:
+            QueryError: there is no such table.
+        """
         there = views.names(reader.open(self._store))
         unknown = [name for name in words if name.lower() not in there]
         if unknown:
@@ -116,7 +120,11 @@ class Shell:
             print(f"{one.name:24} {one.title}")
 
     def query(self, words: list[str]) -> None:
-        """Run a named query."""
+        """Run a named query.
+
+        Raises:
+            QueryError: there is none of that name, or a parameter does not fit.
+        """
         if not words or any("=" not in word for word in words[1:]):
             raise QueryError("write .query NAME [PARAM=VALUE …]")
         loaded = load_query(words[0])

@@ -7,7 +7,7 @@ import pytest
 from layercache import recipe, resources
 from layercache.errors import RecipeError
 from layercache.outputs import choices_hash
-from layercache.steps import training_step
+from layercache.training_steps import training_step
 
 MINIMAL = 'models = "demo"\n[data]\nsource = "demo:movies"\n'
 

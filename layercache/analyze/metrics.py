@@ -190,30 +190,30 @@ class Classes(NamedTuple):
 
 
 def mse(given: Numbers, weights: Weights) -> Floats:
-    """Mean squared error."""
+    """Mean squared error under every draw of weights [rows, draws]: float64 [draws], in the label's unit squared."""
     return weighted_mean((given.truth - given.prediction) ** 2, weights)
 
 
 def r2(given: Numbers, weights: Weights) -> Floats:
-    """Coefficient of determination against the mean of the rows each fold was fitted on."""
+    """Coefficient of determination, float64 [draws], against the mean of the rows each fold was fitted on; 1 is the best."""
     left = weighted_mean((given.truth - given.prediction) ** 2, weights)
     return 1 - _ratio(left, weighted_mean((given.truth - given.reference) ** 2, weights))
 
 
 def spearman(given: Numbers, weights: Weights) -> Floats:
-    """Spearman's rank correlation, ties at their mean rank; mean over folds."""
+    """Spearman's rank correlation, ties at their mean rank; mean over folds. float64 [draws], -1 to 1."""
     return _over_folds(
         given.fold, weights, lambda rows, w: _rank_correlation(given.truth[rows], given.prediction[rows], w)
     )
 
 
 def accuracy(given: Classes, weights: Weights) -> Floats:
-    """Share of rows whose most probable class is the true one."""
+    """Share of rows whose most probable class is the true one, float64 [draws]; of equally probable ones the first counts."""
     return weighted_mean((given.probability.argmax(axis=1) == given.truth).astype(np.float64), weights)
 
 
 def balanced_accuracy(given: Classes, weights: Weights) -> Floats:
-    """Mean recall over the classes that occur."""
+    """Mean recall over the classes that occur, float64 [draws]."""
     right = given.probability.argmax(axis=1) == given.truth
     classes = range(given.probability.shape[1])
     recalls = [_ratio(_sum((given.truth == c) & right, weights), _sum(given.truth == c, weights)) for c in classes]
@@ -221,7 +221,7 @@ def balanced_accuracy(given: Classes, weights: Weights) -> Floats:
 
 
 def macro_f1(given: Classes, weights: Weights) -> Floats:
-    """Mean F1 over the classes that occur or are predicted."""
+    """Mean F1 over the classes that occur or are predicted, float64 [draws]."""
     guess = given.probability.argmax(axis=1)
     scores = []
     for c in range(given.probability.shape[1]):
@@ -231,7 +231,7 @@ def macro_f1(given: Classes, weights: Weights) -> Floats:
 
 
 def auc(given: Classes, weights: Weights) -> Floats:
-    """Area under the ROC curve (of class 1, or each class against the rest, averaged); mean over folds."""
+    """Area under the ROC curve (of class 1, or each class against the rest, averaged); mean over folds. float64 [draws]."""
     columns = range(given.probability.shape[1]) if given.probability.shape[1] > 2 else [1]
 
     def one(rows: Ints, w: Weights) -> Floats:

@@ -217,7 +217,11 @@ def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, sto
 
 
 def recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict[str, Any]) -> Any:
-    """Build a recipe from a name and overrides, or from flags alone."""
+    """Build a recipe from a name and overrides, or from flags alone.
+
+    Raises:
+        RecipeError: both are given, or too little is, or a value is not allowed.
+    """
     from layercache import dataset, recipe
 
     given = {key: plain(value) for key, value in flags.items() if value not in (None, ())}

@@ -11,6 +11,7 @@ from layercache.drafting.wording import told_by_a_word
 from layercache.outputs import WHOLE_PROMPT
 
 MOST_FIELDS, MOST_LABELS = 6, 4
+"""Columns that a drafted prompt takes at most, and labels that are probed."""
 _CLASSES, _LONG_CLASS = 40, 4.0
 """The most classes of a category, and the most words of a class's name."""
 _ENOUGH = 50
