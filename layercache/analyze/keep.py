@@ -22,6 +22,7 @@ from layercache.errors import AnalysisError
 from layercache.store.files import open_binary
 
 FORMAT = 1
+"""The format of kept probes that this version writes, and the newest that it reads."""
 
 
 class Kept(NamedTuple):

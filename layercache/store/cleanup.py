@@ -14,7 +14,7 @@ from typing import NamedTuple
 from layercache.progress import Patient, Progress, in_bytes
 from layercache.store import mirror, reader
 from layercache.store.coverage import Replaced, replaced
-from layercache.store.layout import QUARANTINE, TEMPORARY, Run, check_store
+from layercache.store.layout import QUARANTINE, TEMPORARY, Run
 from layercache.store.publish import check_not_frozen, is_being_written, one_line_errors, remove
 from layercache.store.shard_checks import shard_problems
 
@@ -47,7 +47,7 @@ def collect(
     Raises:
         StoreError: there is no store, it is frozen, damaged or cannot be written.
     """
-    check_store(store)
+    mirror.check_store(store)
     if not dry_run:
         check_not_frozen(store)
     found, patient = Collected([], []), Patient(progress or Progress())

@@ -171,6 +171,9 @@ def whole(remote: Remote) -> BinaryIO:
     """Open an object as a file of the cache, for what has to be mapped.
 
     Any process may remove files of the cache at any time, also one that is being fetched: what is open stays whole.
+
+    Raises:
+        StoreError: the object is not the one that was listed any more, or the bucket cannot be read.
     """
     path = remote.cache.path(
         str(remote.client.address), remote.client.address.endpoint, remote.key, remote.etag, "file"
