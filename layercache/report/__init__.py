@@ -64,8 +64,8 @@ def plot(store: Store, name: str, out: Path, only: str = "") -> Path:
         store: an open store.
         name: one of `PLOTS`.
         out: the file; its suffix is one of `SUFFIXES`, its folder must be there.
-        only: words; of several charts, or of their panels, those are drawn whose titles have all of them. Charts that
-            are drawn for such words alone: of `probe` and `text` those of every other metric.
+        only: words. Of several charts those whose titles begin with them; else the charts, or panels, whose titles have
+            all of them. Charts of `probe` and `text` that are drawn for such words alone: those of every other metric.
 
     Raises:
         AnalysisError: no chart is called that, the store has no numbers for it, or no title has the words.

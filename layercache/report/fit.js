@@ -3,10 +3,10 @@
 const BESIDE = 80, NARROW = 700;
 function fit(spec, look, room) {
   if (!room) return;
-  for (const panel of spec.concat ?? []) {
+  for (const panel of spec.concat ?? [spec]) {
     if (typeof panel.width !== "number") continue;
     if (panel.width > room - BESIDE) panel.width = Math.max(room - BESIDE, 180);
-    panel.title = fitting(panel.title, panel.width + BESIDE / 2, look.title.fontSize);
+    if (panel !== spec) panel.title = fitting(panel.title, panel.width + BESIDE / 2, look.title.fontSize);
   }
   if (spec.concat && room < NARROW) {
     const widest = Math.max(...spec.concat.map((panel) => (typeof panel.width === "number" ? panel.width : room)));

@@ -99,7 +99,8 @@ def titles(chart: alt.TopLevelMixin) -> list[str]:
 
 def wrapped(text: str, pixels: float, letter: float) -> list[str]:
     """Break text into lines of so many pixels, a letter taking about `letter` of them; words only where they must be."""
-    return textwrap.wrap(text, max(12, int(pixels / letter)), break_on_hyphens=False) or [text]
+    most = max(12, int(pixels / letter))
+    return [text] if len(text) <= most else textwrap.wrap(text, most, break_on_hyphens=False)
 
 
 def upright(text: str, height: int) -> str | list[str]:

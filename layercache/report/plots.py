@@ -41,7 +41,8 @@ def charts(store: Store, numbers: pl.DataFrame, name: str, only: str = "") -> li
         store: the store.
         numbers: `frames.results` of it.
         name: one of `PLOTS`.
-        only: words; of the charts, or of their panels, those remain whose titles have all of them. Empty: every chart.
+        only: words. Charts whose titles begin with them; else the charts, or panels, whose titles have all of them; else
+            those of `further`. Empty: every chart but these.
 
     Raises:
         AnalysisError: no plot is called that, the store has no numbers for it, or no title has the words.
@@ -55,12 +56,14 @@ def charts(store: Store, numbers: pl.DataFrame, name: str, only: str = "") -> li
         )
     if not only.split():
         return found
-    found += [one for one in PLOTS[name].further(store, numbers) if one is not None]
-    picked = [one for chart in found if (one := _with(chart, only.lower().split())) is not None]
-    if not picked:
-        there = ", ".join(dict.fromkeys(" ".join(titles(chart)) for chart in found))
+    further = [one for one in PLOTS[name].further(store, numbers) if one is not None]
+    words = only.lower().split()
+    called = [one for one in (*found, *further) if _title(one).lower().split()[: len(words)] == words]
+    picked = [called, *([one for chart in own if (one := _with(chart, words)) is not None] for own in (found, further))]
+    if not any(picked):
+        there = ", ".join(dict.fromkeys(map(_title, (*found, *further))))
         raise AnalysisError(f"no chart of {name!r} has {only!r} in its title: there are {there}")
-    return picked
+    return next(filter(None, picked))
 
 
 def sheet(drawn: Sequence[Chart]) -> Chart:
@@ -71,6 +74,10 @@ def sheet(drawn: Sequence[Chart]) -> Chart:
     return alt.concat(*drawn, columns=columns, spacing=40).resolve_scale(
         color="independent", shape="independent", strokeDash="independent"
     )
+
+
+def _title(chart: Chart) -> str:
+    return " ".join(titles(chart))
 
 
 def _with(chart: Chart, words: Sequence[str]) -> Chart | None:

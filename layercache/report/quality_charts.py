@@ -136,7 +136,7 @@ def strength(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
     layers = [str(layer) for layer in frame["layer"].unique().sort()]
     frame = frame.with_columns(line=pl.col("layer").cast(pl.String))
     # Not the colours of models: layers have an order. Neither end is lost on white or on black.
-    scheme = alt.SchemeParams(name="viridis", extent=[0.2, 0.85])
+    scheme = alt.SchemeParams(name="viridis", extent=[0.15, 0.9])
     scale = alt.Scale(domain=layers, scheme=scheme)
     hue = alt.Color("line:O", title="layer", scale=scale, legend=alt.Legend(symbolOpacity=1))
     drawn = []
