@@ -1,6 +1,6 @@
 // Charts in the room there is: on a narrow screen panels stand below each other and are as wide as it, titles and legends are
 // broken into lines that fit.
-const BESIDE = 80, NARROW = 700;
+const BESIDE = 80, MARGIN = 16, NARROW = 700;
 function fit(spec, look, room) {
   if (!room) return;
   for (const panel of spec.concat ?? [spec]) {
@@ -12,7 +12,7 @@ function fit(spec, look, room) {
     const widest = Math.max(...spec.concat.map((panel) => (typeof panel.width === "number" ? panel.width : room)));
     spec.columns = Math.min(spec.columns ?? Infinity, Math.max(1, Math.floor(room / (widest + BESIDE))));
   }
-  spec.title = fitting(spec.title, room, spec.title?.fontSize, true);
+  spec.title = fitting(spec.title, room - MARGIN, spec.title?.fontSize, true);
   const widths = new Map();
   visitLegends(spec, (legend, title, names) => widths.set(title, fitLegend(legend, title, names, room, look)));
   const together = [...widths.values()].reduce((sum, width) => sum + width, 0);
