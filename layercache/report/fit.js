@@ -68,12 +68,12 @@ function visitLegends(part, found) {
 }
 
 // Gives a legend as many columns as fit; returns the pixels it takes.
-const SYMBOL = 30, GAP = 14, GRADIENT = 190;
+const SYMBOL = 30, GAP = 14, GRADIENT = 190, LETTERS = 48;
 function fitLegend(legend, title, names, room, look) {
   if (names.every((name) => typeof name === "number")) return GRADIENT;
   const { labelFontSize, labelLimit, titleFontSize } = look.legend;
   legend.labelLimit = Math.min(labelLimit, room - 2 * SYMBOL);
-  const longest = Math.max(...names.map((name) => widthOf(String(name), labelFontSize)));
+  const longest = Math.max(...names.map((name) => widthOf(String(name).slice(0, LETTERS), labelFontSize)));
   const entry = Math.min(longest, legend.labelLimit) + Math.max(SYMBOL, Math.sqrt(legend.symbolSize ?? 0) + GAP);
   const columns = Math.max(1, Math.floor((room - BESIDE / 2) / (entry + GAP)));
   if (columns < names.length) legend.columns = columns;

@@ -12,6 +12,8 @@ _AXIS, _LEAST = 45, 320
 """Pixels of an axis beside a panel; those that a title has at the least."""
 _LEGEND, _ENTRY = 900, 46
 """Pixels of a legend, and those of an entry's symbol and gap."""
+_LETTERS = 48
+_SHORTENED = f"length(datum.label) > {_LETTERS} ? slice(datum.label, 0, 12) + '…' + slice(datum.label, -{_LETTERS - 13}) : datum.label"
 
 
 def chart(frame: pl.DataFrame, *fields: str) -> alt.Chart:
@@ -38,9 +40,12 @@ def model_legend(models: Sequence[str], wanted: bool = True) -> alt.Legend | Non
 
 def legend(names: Sequence[str], **settings: Any) -> alt.Legend:
     """Return a legend of these names, in as many columns as fit."""
-    fitting = int(_LEGEND / (_ENTRY + 6 * max(map(len, names), default=0)))
+    longest = min(max(map(len, names), default=0), _LETTERS)
+    fitting = int(_LEGEND / (_ENTRY + 6 * longest))
     columns = {"columns": max(1, fitting)} if fitting < len(names) else {}
-    return alt.Legend(**settings, **columns)
+    # Names of one kind begin alike (paths do) and differ at the end: what is left out is in the middle.
+    middle = {"labelExpr": _SHORTENED} if any(len(name) > _LETTERS for name in names) else {}
+    return alt.Legend(**settings, **columns, **middle)
 
 
 def dashes(names: Sequence[str]) -> alt.Legend:
