@@ -5,8 +5,9 @@ function fit(spec, look, room) {
   if (!room) return;
   for (const panel of spec.concat ?? [spec]) {
     if (typeof panel.width !== "number") continue;
-    if (panel.width > room - BESIDE) panel.width = Math.max(room - BESIDE, 180);
-    if (panel !== spec) panel.title = fitting(panel.title, panel.width + BESIDE / 2, look.title.fontSize);
+    if (panel.width <= room - BESIDE) continue;
+    panel.width = Math.max(room - BESIDE, 180);
+    if (panel !== spec) panel.title = fitting(panel.title, room - MARGIN, look.title.fontSize);
   }
   if (spec.concat && room < NARROW) {
     const widest = Math.max(...spec.concat.map((panel) => (typeof panel.width === "number" ? panel.width : room)));

@@ -71,10 +71,13 @@ def grid(
         note: what has to be known to read the figure, below its title.
     """
     drawn = list(panels)
+    least = _LEAST if min(len(drawn), columns) == 1 else 0
     for panel in drawn:
         if not isinstance(panel.width, int):
             continue
-        lines = _one_or_many([part for line in titles(panel) for part in wrapped(line, panel.width + _AXIS, 7.4)])
+        lines = _one_or_many(
+            [part for line in titles(panel) for part in wrapped(line, max(least, panel.width + _AXIS), 7.4)]
+        )
         if isinstance(panel.title, alt.TitleParams):
             panel.title.text = lines
         elif lines:
@@ -105,7 +108,9 @@ def titles(chart: alt.TopLevelMixin) -> list[str]:
 def wrapped(text: str, pixels: float, letter: float) -> list[str]:
     """Break text into lines of so many pixels, a letter taking about `letter` of them; words only where they must be."""
     most = max(12, int(pixels / letter))
-    return [text] if len(text) <= most else textwrap.wrap(text, most, break_on_hyphens=False)
+    if len(text) <= most:
+        return [text]
+    return textwrap.wrap(text, most, break_on_hyphens=any(len(word) > most for word in text.split()))
 
 
 def upright(text: str, height: int) -> str | list[str]:
