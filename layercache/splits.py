@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from layercache.dataset import Dataset, as_text
+from layercache.dataset import Dataset
 from layercache.errors import DataError
 from layercache.groups import TEST, TRAIN, VALIDATION, Ints, group_rows, part_of
+from layercache.template import as_text
 
 _COLUMN = "split"
 

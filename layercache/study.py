@@ -41,11 +41,9 @@ class Analysed:
 
     def frame(self) -> "pl.DataFrame":
         """Return the results as a Polars frame."""
-        import polars as pl
+        from layercache.frame import from_arrow
 
-        frame = pl.from_arrow(self.results)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return from_arrow(self.results)
 
     def __str__(self) -> str:
         from layercache.analyze import summary

@@ -14,8 +14,9 @@ from layercache.analyze.problem import Problem
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import DeltaPSpec, Label, ProbeSpec
-from layercache.store.layout import Feature, RowsInfo, Run
+from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredFeature
 
 CORRECT, ANSWER, DONT_KNOW, PROMPT_SAMPLE = "correct", "answer", "dont_know", "prompt_sample_id"
 POOLINGS = ("last@exact_answer", "last@answer", "last@prompt")
@@ -48,7 +49,7 @@ class Task(NamedTuple):
     """
 
     problem: Problem
-    feature: Feature
+    feature: StoredFeature
     about: About
     changes: list[Change]
     have: dict[str, Bools]
@@ -152,7 +153,7 @@ def _check_classes(where: str, label: Label, y: npt.NDArray[Any], least: int) ->
 
 
 def _usable(
-    store: Store, run: Run, feature: Feature, paired: Sequence[Change], where: str, progress: Progress
+    store: Store, run: Run, feature: StoredFeature, paired: Sequence[Change], where: str, progress: Progress
 ) -> list[Change]:
     """Keep the changes that hold this feature at its layers; a control that does not is left out of its pair."""
 
@@ -176,7 +177,7 @@ def _usable(
     return found
 
 
-def _features(store: Store, run: Run, spec: DeltaPSpec) -> list[Feature]:
+def _features(store: Store, run: Run, spec: DeltaPSpec) -> list[StoredFeature]:
     """Return the states that the probe reads: those asked for, or the most telling position that is stored."""
     probe, pooling = probe_spec(spec), spec.pooling
     if pooling is None:

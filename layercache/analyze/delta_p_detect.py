@@ -30,7 +30,6 @@ from layercache.store.layout import CLEAN
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 States = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 MIN_CLASS = 5
 PROBE, MIXTURE = "probe", "mixture"

@@ -11,7 +11,7 @@ from layercache.analyze.bootstrap import Estimate, Resamples
 from layercache.analyze.metrics import MAIN
 from layercache.analyze.problem import Problem
 from layercache.analyze.tables import Row
-from layercache.store.layout import Feature
+from layercache.store.stored import StoredFeature
 
 
 class Found(NamedTuple):
@@ -31,7 +31,7 @@ class Part:
     """
 
     given: Problem
-    feature: Feature
+    feature: StoredFeature
     targets: dict[str | None, npt.NDArray[Any]]
     resamples: Resamples
     models: dict[int, crossfit.Models] = field(default_factory=dict)

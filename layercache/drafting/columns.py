@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 from layercache.answers import read_aliases
-from layercache.dataset import CONVERTERS, as_text
+from layercache.cells import CONVERTERS
 from layercache.errors import DataError
 from layercache.sources import Row
+from layercache.template import as_text
 
 _SURELY_NOTHING = {"N/A", "n/a", "#N/A", "NULL", "null", "\\N", "NaN", "nan"}
 """Cells that mean no value in any column."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layercache.dataset import Prompt
 from layercache.errors import ModelError
 from layercache.extract.checkpoint import first_line
+from layercache.template import Prompt
 
 _SENTINEL = "layercache7sentinel"
 """A word that no template treats specially and no template contains."""

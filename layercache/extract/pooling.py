@@ -62,12 +62,6 @@ def token_range(sample: Sample, feature: Feature) -> tuple[int, int] | None:
     return (start, start + 1) if feature.how == "first" else (end - 1, end)
 
 
-def token_position(sample: Sample, feature: Feature) -> int | None:
-    """Return the one token that `first` or `last` means; None where the span is not there."""
-    found = token_range(sample, feature)
-    return None if found is None else found[0]
-
-
 def absent_reason(sample: Sample, feature: Feature) -> str | None:
     """Say why a sample has no row for a pooling or position; None when it has one."""
     if feature.how in _TOKEN_POOLINGS:

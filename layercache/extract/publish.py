@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from layercache import interrupts
 from layercache.extract.forward import Absent
-from layercache.extract.rows import sample_columns, token_columns
+from layercache.extract.sample_tables import sample_columns, token_columns
 from layercache.extract.tokenize import Sample
 from layercache.extract.words import Words
 from layercache.outputs import TOKENS

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from layercache.dataset import Prompt
 from layercache.errors import DataError, ModelError
 from layercache.extract.chat import Rendered, render
 from layercache.outputs import WHOLE_PROMPT
 from layercache.store.layout import canonical_json
+from layercache.template import Prompt
 
 _CHUNK = 1000
 EMPTY, TRUNCATED, UNFOUND = "empty span", "truncated", "not found in its field"

@@ -122,22 +122,6 @@ class RowsInfo(NamedTuple):
     """Columns with the accepted answers that generated answers are labelled by."""
 
 
-class Feature(NamedTuple):
-    """Hidden states that are stored: a site, a pooling and the layers there are."""
-
-    site: str
-    pooling: str
-    layers: list[int]
-
-
-class LensOutput(NamedTuple):
-    """A logit lens that is stored: its output's name, the position it reads and the layers there are."""
-
-    output: str
-    position_name: str
-    layers: list[int]
-
-
 class Place(NamedTuple):
     """The rows that an output is: those of `table` where every column of `where` has the value given."""
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from layercache.dataset import Prompt
 from layercache.errors import DataError, ModelError
-from layercache.extract.pooling import absent_reason, token_mask, token_position
-from layercache.extract.rows import sample_columns, token_columns
+from layercache.extract.pooling import absent_reason, token_mask, token_range
+from layercache.extract.sample_tables import sample_columns, token_columns
 from layercache.extract.tokenize import Sample, sample_id, tokenize
 from layercache.extract.words import Words
 from layercache.outputs import parse_pooling
+from layercache.template import Prompt
 
 from .conftest import TEXTS, make_data, make_tokenizer
 
@@ -54,8 +54,8 @@ def test_an_encoders_closing_token_is_special() -> None:
     sample = go(make_data([{"text": "It rains."}]), tokenizer)[0]
     assert sample.special.tolist() == [True] + [False] * (len(sample) - 2) + [True]
     assert sample.spans["prompt"] == (1, len(sample) - 1)
-    assert token_position(sample, parse_pooling("last")) == len(sample) - 1
-    assert token_position(sample, parse_pooling("last@text")) == len(sample) - 2
+    assert token_range(sample, parse_pooling("last")) == (len(sample) - 1, len(sample))
+    assert token_range(sample, parse_pooling("last@text")) == (len(sample) - 2, len(sample) - 1)
     assert token_mask(sample, "prompt").tolist() == (~sample.special).tolist()
 
 
@@ -163,7 +163,7 @@ def test_chat_puts_the_text_where_the_template_has_it() -> None:
         for name, (start, end) in {**prompt.spans, "prompt": (0, len(prompt.text))}.items():
             inside = by_hand(out["offset_mapping"], at + start, at + end)
             assert sample.spans[name] == (inside[0], inside[-1] + 1)
-        assert token_position(sample, parse_pooling("last")) == len(sample) - 1
+        assert token_range(sample, parse_pooling("last")) == (len(sample) - 1, len(sample))
         assert tokenizer.decode(sample.tokens).endswith("[assistant]")
         assert not token_mask(sample, "prompt")[: sample.spans["prompt"][0]].any()
 

@@ -17,8 +17,9 @@ import polars as pl
 from layercache.analyze.quality.estimates import Ints, States
 from layercache.errors import AnalysisError
 from layercache.recipe import QualitySpec
-from layercache.store.layout import CLEAN, Feature, Run, digest
+from layercache.store.layout import CLEAN, Run, digest
 from layercache.store.reader import Store
+from layercache.store.stored import StoredFeature
 
 _VIEW = re.compile(r"augment-(\d+)(-[0-9a-f]{8})?")
 PERTURBED = re.compile(r"(?:repeat|random|truncate)-.*")
@@ -46,7 +47,9 @@ class ViewStates(NamedTuple):
     states: list[States]
 
 
-def stack(store: Store, run: Run, feature: Feature, ids: set[str], spec: QualitySpec, condition: str = CLEAN) -> Stack:
+def stack(
+    store: Store, run: Run, feature: StoredFeature, ids: set[str], spec: QualitySpec, condition: str = CLEAN
+) -> Stack:
     """Read the states of those of some samples that have one at every layer of a feature.
 
     Raises:
@@ -61,7 +64,7 @@ def stack(store: Store, run: Run, feature: Feature, ids: set[str], spec: Quality
 
 
 def views(
-    store: Store, run: Run, feature: Feature, layer: int, ids: set[str], spec: QualitySpec, given: Views
+    store: Store, run: Run, feature: StoredFeature, layer: int, ids: set[str], spec: QualitySpec, given: Views
 ) -> ViewStates:
     """Read every view of those of some samples that have all of them at a layer."""
     read = [_matrix(store, run, feature, layer, name) for name in given.conditions]
@@ -84,7 +87,7 @@ def conditions(store: Store, run: Run, spec: QualitySpec) -> list[str]:
     return [name for name in stored if name == CLEAN or PERTURBED.fullmatch(name)]
 
 
-def augmentations(store: Store, run: Run, feature: Feature) -> list[Views]:
+def augmentations(store: Store, run: Run, feature: StoredFeature) -> list[Views]:
     """List the ways to augment whose views hold a feature, each with its views in order.
 
     Names end in a hash of all parameters, the view's number among them, where one is not at its default: which views
@@ -108,7 +111,7 @@ def _way(store: Store, run: Run, name: str, suffix: str | None) -> str:
     return f"augment-{digest({key: value for key, value in given.items() if key != 'number'})[:8]}"
 
 
-def view_layers(store: Store, run: Run, feature: Feature, given: Views) -> list[int]:
+def view_layers(store: Store, run: Run, feature: StoredFeature, given: Views) -> list[int]:
     """List the layers of a feature that every view holds."""
     stored = [
         set(one.layers)
@@ -125,7 +128,7 @@ def samples_of(store: Store, run: Run, data: str) -> set[str]:
 
 
 def paired(
-    store: Store, runs: tuple[Run, Run], data: str, features: tuple[Feature, Feature], spec: QualitySpec
+    store: Store, runs: tuple[Run, Run], data: str, features: tuple[StoredFeature, StoredFeature], spec: QualitySpec
 ) -> tuple[dict[int, States], dict[int, States]]:
     """Read the states by layer of two runs, row i of both being of one sample, at most `max_samples` of them.
 
@@ -169,7 +172,7 @@ def _prompts(store: Store, run: Run, ids: list[str]) -> list[str | None]:
 
 
 def _matrix(
-    store: Store, run: Run, feature: Feature, layer: int, condition: str
+    store: Store, run: Run, feature: StoredFeature, layer: int, condition: str
 ) -> tuple[npt.NDArray[np.str_], States]:
     found = store.matrix(run, layer, feature.pooling, site=feature.site, condition=condition)
     broken = int((~np.isfinite(found.values)).any(axis=1).sum())

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from layercache.conditions import Settings
-from layercache.dataset import Prompt
 from layercache.extract.tokenize import Sample, Samples, special_ids
+from layercache.template import Prompt
 
 
 class LeftOut(NamedTuple):

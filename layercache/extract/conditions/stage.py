@@ -18,7 +18,7 @@ from layercache.extract import select
 from layercache.extract.conditions.change import change
 from layercache.extract.conditions.given import Given, LeftOut
 from layercache.extract.forward import Absent
-from layercache.extract.rows import not_run_columns
+from layercache.extract.sample_tables import not_run_columns
 from layercache.extract.summary import ConditionSummary
 from layercache.extract.tokenize import Sample, Samples
 from layercache.outputs import WHOLE_PROMPT

@@ -21,13 +21,11 @@ from layercache.extract.generation import sampling
 from layercache.extract.generation.full_passes import FullPasses
 from layercache.extract.generation.narrow import Unsupported
 from layercache.extract.generation.sampling import Settings
-from layercache.extract.generation.sweep import Sweep
 from layercache.extract.generation.sweep_check import TRIPS, choose, slow
 from layercache.extract.model import Model, Plan
 from layercache.extract.tokenize import Sample, Samples
 from layercache.extract.unembed import Unembedding
 
-Engine = Sweep | FullPasses
 _MOST_ROWS = {"cpu": 256, "cuda": 4096}
 """Rows of a batch; more make a CPU no faster."""
 
