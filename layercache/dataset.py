@@ -51,6 +51,10 @@ class Dataset:
     answer_columns: tuple[str, ...] = ()
     exact_answers: list[str | None] | None = None
 
+    def place(self, row: int) -> str:
+        """Name a row by its number, from 0, and by the line of its file."""
+        return sources.place(self.source, row)
+
 
 def load(spec: DataSpec) -> Dataset:
     """Read a data set and render its prompts.
@@ -58,7 +62,7 @@ def load(spec: DataSpec) -> Dataset:
     Raises:
         DataError: the source cannot be read; the template, a label, the split, the group, the target, a reference,
             an answer or a span names a column that is not there; a label does not fit its kind, or an answer is no list of
-            texts (the message names the row, from 1).
+            texts (the message names the row, from 0, and its line of the file).
     """
     rows = sources.read(spec.source)[: spec.limit]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -77,7 +81,7 @@ def load(spec: DataSpec) -> Dataset:
     for what, name in [*wanted, *single, ("exact_answer", spec.exact_answer)]:
         _require(name, names, what)
     check_searched(searched, parts)
-    frame, notes = _typed(columns, labels, references)
+    frame, notes = _typed(columns, labels, references, spec.source)
     split = spec.split or ("split" if "split" in names else None)
     prompts = render(parts, columns, len(rows), columns[spec.target] if spec.target else None)
     prompts = with_searched(prompts, searched, columns)
@@ -94,7 +98,7 @@ def load(spec: DataSpec) -> Dataset:
         chat=spec.chat,
         notes=[*notes, *_leaks(parts, labels), *_empty_fields(prompts), *_unfound(prompts)],
         references=references,
-        answers=_answers(spec.answers, columns, len(rows)),
+        answers=_answers(spec.answers, columns, spec.source),
         answer_columns=tuple(spec.answers or ()),
         exact_answers=[as_text(cell) or None for cell in columns[spec.exact_answer]] if spec.exact_answer else None,
     )
@@ -131,7 +135,7 @@ def _require(name: str | None, names: list[str], what: str) -> None:
 
 
 def _typed(
-    columns: dict[str, list[Any]], labels: Iterable[Label], references: tuple[str, ...]
+    columns: dict[str, list[Any]], labels: Iterable[Label], references: tuple[str, ...], source: str
 ) -> tuple[pl.DataFrame, list[str]]:
     """Type every column: declared labels by their kind, references as text, the others by what their cells are."""
     kinds = {**dict.fromkeys(references, "text"), **{label.name: label.kind for label in labels}}
@@ -146,7 +150,8 @@ def _typed(
             raise DataError(f"reference {name!r} holds lists and is a {kinds[name]} label: declare it {name}:text")
         if kinds[name] == "text" and not any(isinstance(cell, (list, tuple)) for cell in cells):
             convert, dtype = as_text, pl.String
-        series.append(pl.Series(name, [_convert(convert, v, name, i) for i, v in enumerate(cells)], dtype, strict=True))
+        values = [_convert(convert, value, name, row, source) for row, value in enumerate(cells)]
+        series.append(pl.Series(name, values, dtype, strict=True))
         empty = sum(value is None for value in cells)
         if empty == len(cells):
             raise DataError(f"{'reference' if name in references else 'label'} {name!r} has no value in any row")
@@ -159,7 +164,7 @@ def _typed(
     return pl.DataFrame(series), notes
 
 
-def _convert(convert: Callable[[Any], Any], value: Any, name: str, index: int) -> Any:
+def _convert(convert: Callable[[Any], Any], value: Any, name: str, row: int, source: str) -> Any:
     if value is None:
         return None
     try:
@@ -167,21 +172,24 @@ def _convert(convert: Callable[[Any], Any], value: Any, name: str, index: int) -
     except ValueError as error:
         shown = as_text(value)[:60]
         raise DataError(
-            f"label {name!r}, row {index + 1}: {shown!r} is not {error}; mend the cell, empty it, or name it as missing"
+            f"label {name!r}, {sources.place(source, row)}: {shown!r} is not {error}; mend the cell, empty it, or name it"
+            " as missing"
         ) from None
 
 
-def _answers(names: Sequence[str] | None, columns: dict[str, list[Any]], n: int) -> list[list[str] | None] | None:
+def _answers(names: Sequence[str] | None, columns: dict[str, list[Any]], source: str) -> list[list[str] | None] | None:
     """Gather every row's accepted answers from the columns named; None where none is."""
     if not names:
         return None
-    found = []
-    for row in range(n):
-        cells = [read_aliases(columns[name][row], name, row + 1) or [] for name in names]
-        found.append(list(dict.fromkeys(text for cell in cells for text in cell)) or None)
+    read = [[_aliases(cell, name, row, source) for row, cell in enumerate(columns[name])] for name in names]
+    found = [list(dict.fromkeys(text for cell in cells for text in cell)) or None for cells in zip(*read)]
     if not any(found):
         raise DataError(f"answers: {', '.join(names)} has no value in any row")
     return found
+
+
+def _aliases(cell: Any, name: str, row: int, source: str) -> list[str]:
+    return read_aliases(cell, lambda: f"answers column {name!r}, {sources.place(source, row)}") or []
 
 
 def _leaks(parts: list[Part], labels: Iterable[Label]) -> list[str]:

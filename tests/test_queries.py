@@ -455,11 +455,11 @@ def test_query_runs_fenced_and_in_an_empty_store(tmp_path: Path, held: Held, nam
 def test_header_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.sql"
     path.write_text(
-        "-- title: Mine\n-- about: one\n-- about: two\n-- param: a = 'it''s -- x' -- first\n"
+        "-- title: Mine\n-- about: one\n-- about: two\n-- none: no row\n-- param: a = 'it''s -- x' -- first\n"
         "-- param: b = -1.5\n-- param: c = null -- third\n-- a comment\nSELECT $a, $b, $c -- param: not one\n"
     )
     query = queries.read_query(path)
-    assert (query.name, query.title, query.about) == ("mine", "Mine", "one two")
+    assert (query.name, query.title, query.about, query.none) == ("mine", "Mine", "one two", "no row")
     assert query.params == {
         "a": queries.Param("a", "it's -- x", "first"),
         "b": queries.Param("b", -1.5, ""),

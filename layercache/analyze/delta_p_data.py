@@ -230,13 +230,16 @@ def _labelled(rows: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Label every answer that is there and has accepted answers to compare with."""
     lines = []
     for row, answer, *cells in rows.select("row", ANSWER, *columns).iter_rows():
-        lists = (answers.read_aliases(cell, name, row + 1) for name, cell in zip(columns, cells))
-        aliases = [alias for own in lists for alias in own or ()]
+        aliases = [alias for name, cell in zip(columns, cells) for alias in _aliases(cell, name, row)]
         if answer is not None and aliases:
             found = answers.label(answer, aliases)
             lines.append((row, float(found.correct), float(found.dont_know)))
     frame = pl.DataFrame(lines, schema={"row": pl.Int64, "number": pl.Float64, DONT_KNOW: pl.Float64}, orient="row")
     return frame.with_columns(name=pl.lit(CORRECT), text=pl.lit(None, pl.String))
+
+
+def _aliases(cell: Any, name: str, row: int) -> list[str]:
+    return answers.read_aliases(cell, lambda: f"answers column {name!r}, row {row}") or []
 
 
 def _about(rows: pl.DataFrame, values: pl.DataFrame, given: Problem, info: RowsInfo, spec: DeltaPSpec) -> About:

@@ -118,7 +118,12 @@ def lens(
     sample_ids: Sequence[str] | None = None,
     condition: str = "clean",
 ) -> pa.Table:
-    """Read the logit lens of stored states; see `Store.lens`."""
+    """Read the logit lens of stored states; see `Store.lens`.
+
+    Raises:
+        StoreError: the run is not known or has no head, or the store is damaged.
+        AnalysisError: `top_k` is below 1, or as of `Store.lens`.
+    """
     run = run if isinstance(run, Run) else store.run(run)
     if top_k < 1:
         raise AnalysisError(f"top_k is {top_k}: give 1 or more")

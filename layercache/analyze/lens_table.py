@@ -40,7 +40,7 @@ class Places(NamedTuple):
     """int64 [places, targets]."""
 
     def take(self, which: slice | np.ndarray) -> "Places":
-        """Return some of the places."""
+        """Return some of the places, by a slice, their numbers, or bool [places]."""
         return Places(*(column[which] for column in self))
 
 

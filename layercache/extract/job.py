@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layercache import parts
+from layercache import parts, spans
 from layercache.conditions import CONTROL_PATCH, PATCH, Condition
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
@@ -133,6 +133,7 @@ def planned(model_spec: ModelSpec, spec: ExtractSpec) -> Plan:
 
 def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part | None, kept: Kept) -> Job:
     """Find the model, tokenise the data and settle what is captured."""
+    spans.check(data, spec)
     plan = planned(model_spec, spec)
     found = plan.checkpoint
     selection, notes = select.select(spec, plan)
@@ -148,13 +149,14 @@ def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part 
     samples = kept.samples(
         data,
         (run_spec["tokenizer"], run_spec["chat_template"], context, spec.truncate),
-        lambda: tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate),
+        lambda: tokenize(
+            data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate, place=data.place
+        ),
     )
     asked = answers.asked(spec, data, plan)
-    select.check_spans(selection, samples, () if asked is None else (answers.ANSWER, answers.EXACT))
     select.check_vocabulary(plan, samples, tokenizer)
     if spec.generate_layers or asked:
-        generate.check_room(samples, (asked.spec if asked else spec).max_new_tokens, context)
+        generate.check_room(samples, (asked.spec if asked else spec).max_new_tokens, context, data.place)
     no_tokens = sum(one is None for one in samples.of_row)
     if no_tokens:
         notes.append(f"{no_tokens:,} of {len(samples.of_row):,} rows have an empty prompt and are left out")

@@ -140,7 +140,7 @@ class HiddenReducer:
         self._states, self._excluded, self._keys = [], [], []
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
-        """Pool one state for every feature wanted there."""
+        """Pool the states [B, T, d] of a site and layer for every feature wanted there."""
         pool = self._pools[tuple(self._at[site, layer])]
         states, excluded = pool(hidden)
         self._states.append(states)

@@ -19,6 +19,7 @@ from layercache.store.writer import Shard
 
 SHARD_BYTES = 256 * 2**20
 SHARD_SECONDS = 60.0
+"""When a shard is published, whichever is first: bytes it holds in memory, seconds since it was begun."""
 _MOST_THREADS = 4
 
 

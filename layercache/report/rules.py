@@ -9,6 +9,7 @@ from layercache.report.marks import tip, titled
 from layercache.report.text import plain
 
 SHOWN = 15
+"""Rules shown, the best first; baselines come on top."""
 _REFERENCES = ("middle layer", "last layer", "random layer")
 _QUANTILE = re.compile(r"_q\d[\d.]*(?= |$)")
 

@@ -19,7 +19,6 @@ from layercache.store.layout import (
     RowsInfo,
     Run,
     ShardInfo,
-    check_store,
     frozen_hint,
     read_run,
     run_paths,
@@ -41,8 +40,10 @@ def open(path: str | Path) -> "Store":
     Raises:
         StoreError: nothing is there, it is not a store, or it is in a newer format; or the bucket cannot be read.
     """
+    if not isinstance(path, str | Path):
+        raise StoreError(f"{path!r} is no store: give its directory, or the URL of a place in a bucket")
     store = Store(mirror.located(path))
-    check_store(store.path)
+    mirror.check_store(store.path)
     store.runs()
     return store
 
@@ -96,6 +97,8 @@ class Store:
         Raises:
             StoreError: there is none, or more than one.
         """
+        if not isinstance(name, str):
+            raise StoreError(f"{name!r} names no run: give its id, a prefix of it, or its model's name")
         runs = self.runs()
         for matches in (
             [run for run in runs if run.id == name],

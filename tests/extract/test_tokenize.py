@@ -125,7 +125,7 @@ def test_too_long_names_the_row_and_its_tokens() -> None:
     tokenizer = make_tokenizer()
     n = len(tokenizer(TEXTS[1])["input_ids"])
     data = make_data([{"text": "Why?"}, {"text": TEXTS[1]}])
-    with pytest.raises(DataError, match=rf"^row 2 has {n} tokens and the model sees {n - 1}: use --truncate"):
+    with pytest.raises(DataError, match=rf"^row 1 has {n} tokens and the model sees {n - 1}: use --truncate"):
         go(data, tokenizer, context=n - 1)
     assert len(go(data, tokenizer, context=n)[1]) == n
 
@@ -182,7 +182,7 @@ def test_chat_follows_a_template_that_trims() -> None:
     [
         (None, "has no chat template"),
         ("{{ messages[0]['content'] | upper }}", "does not carry"),
-        ("{{ messages[0]['content'] | replace('rains', 'snows') }}", "row 1: .* changes"),
+        ("{{ messages[0]['content'] | replace('rains', 'snows') }}", "row 0: .* changes"),
         ("{{ raise_exception('only system turns') }}", "fails: only system turns"),
     ],
 )

@@ -27,7 +27,7 @@ from store_builder import (
 )
 
 from layercache.errors import StoreError
-from layercache.store import reader, states
+from layercache.store import reader, samples, shards, states
 from layercache.store.holdings import SAMPLES, Exclusion
 from layercache.store.layout import Run
 from layercache.store.reader import Store
@@ -268,9 +268,9 @@ def test_opening_many_shards_reads_manifests_only(tmp_path: Path, monkeypatch: p
     def fail(path: Path) -> None:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(reader, "open_parquet", fail)
+    monkeypatch.setattr(samples, "open_parquet", fail)
     monkeypatch.setattr(states, "open_parquet", fail)
-    monkeypatch.setattr(reader, "read_ids", fail)
+    monkeypatch.setattr(shards, "read_ids", fail)
     store = reader.open(tmp_path)
     assert len(store.shards(run)) == 20
     assert store.features(run) == [StoredFeature("resid", "mean@prompt", [0])]

@@ -73,7 +73,7 @@ def views(
 
 
 def chosen(stored: npt.NDArray[np.str_], ids: set[str] | None, spec: QualitySpec) -> npt.NDArray[np.str_]:
-    """Return those stored ids that are wanted (None: all), in random order, at most `max_samples` of them."""
+    """Return those stored ids [n] that are wanted (None: all), in random order, at most `max_samples` of them."""
     wanted = [name for name in stored.tolist() if ids is None or name in ids]
     wanted.sort(key=lambda name: hashlib.blake2b(f"{spec.seed}:{name}".encode(), digest_size=16).digest())
     return np.array(wanted[: spec.max_samples], dtype=str)
@@ -151,7 +151,7 @@ def shared(store: Store, runs: tuple[Run, Run], ids: Sequence[npt.NDArray[np.str
     """Pair the samples of two runs: by id where they have some in common, else, for other tokenizers, by prompt.
 
     Returns:
-        Places of the paired samples in the first and the second of `ids`, in the order of the first.
+        Places of the paired samples in the first and the second of `ids`, int64 [pairs] each, in the order of the first.
     """
     names: list[list[str | None]] = [own.tolist() for own in ids]
     if not set(names[0]) & set(names[1]):

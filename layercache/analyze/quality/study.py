@@ -60,7 +60,7 @@ def quality(store: Store, spec: QualitySpec, progress: Progress) -> Outcome:
             bar.advance()
     for note in found.notes():
         progress.note(note)
-    names.refuse_nothing(found, spec, asked, dict.fromkeys(OF_VIEWS, _VIEWS))
+    names.refuse_nothing(found, asked, dict.fromkeys(OF_VIEWS, _VIEWS))
     if asked is None and not any(row["metric"] in OF_VIEWS for row in found.rows):
         progress.note(f"no {', '.join(OF_VIEWS)}: {_VIEWS}")
     return Outcome(tables.results(found.rows), tables.joined(found.scores))

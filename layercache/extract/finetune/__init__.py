@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from layercache import splits
+from layercache.chosen import by_validation
 from layercache.dataset import Dataset
 from layercache.errors import RecipeError
 from layercache.extract import checkpoint, fingerprint, model, quantize
@@ -55,6 +56,11 @@ class Tuned:
     pending: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """The line of the table of the adapter that the rows to validate on choose; None without such rows."""
+        return by_validation(self.table.filter("trained"))
 
     def arrow(self) -> pa.Table:
         """Return the table for printing and writing."""

@@ -78,7 +78,7 @@ def make(
     kept = list({folded(text): text for text in reversed(texts)}.values())[::-1]
     if len(kept) < 2:
         raise DataError(f"finetune.choices: two answers at least are needed to choose from, not {kept}")
-    samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=truncate)
+    samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=truncate, place=data.place)
     answers = choices.tokenize(kept, list(samples.distinct.values()), tokenizer, chat=data.chat)
     number = {folded(text): index for index, text in enumerate(kept)}
     rows: list[Example] = []
