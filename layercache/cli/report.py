@@ -53,10 +53,16 @@ def report(
     type=click.Path(path_type=Path),
     help="File: .svg, .png, .pdf, .html or .json; NAME.svg when not given.",
 )
+@click.option(
+    "--only",
+    default="",
+    metavar="WORDS",
+    help="Of several charts those whose titles begin so; else the charts, or panels, whose titles have these words.",
+)
 @store_option
 @json_option
-def plot(name: str, out: Path | None, store: Path, as_json: bool) -> None:
-    """Draw one chart of the report into a file.
+def plot(name: str, out: Path | None, only: str, store: Path, as_json: bool) -> None:
+    """Draw charts of the report into a file.
 
     NAME is probe, predictions, entropy, agreement, distance, target, depth, text, quantisation, consistency, delta_p,
     pathways, quality, distributions, cka, mutual_knn, perturbations, transfer, run_transfer, concept_depth, checkpoints,
@@ -65,11 +71,13 @@ def plot(name: str, out: Path | None, store: Path, as_json: bool) -> None:
     \b
     layercache plot probe -o probe.svg
     layercache plot entropy --store demo-store -o entropy.png
+    layercache plot probe --only "rating mean@prompt" --store demo-store
+    layercache plot probe --only "macro F1" --store demo-store
     """
     from layercache import report as reports
     from layercache.store import reader
 
-    drawn = reports.plot(reader.open(store), name, out or Path(f"{name}.svg"))
+    drawn = reports.plot(reader.open(store), name, out or Path(f"{name}.svg"), only)
     if as_json:
         print_json({"plot": drawn})
     else:

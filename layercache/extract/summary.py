@@ -57,7 +57,8 @@ class Summary:
         waiting: what is left until every prompt has its answer, since it depends on all: conditions, outputs.
         cached: samples for which nothing was missing.
         new_samples: samples of which the run held nothing before.
-        forward_passes: samples put through the model, under every condition.
+        forward_passes: samples put through the model, under every condition; `listing.forward_passes` counts those
+            that a store holds in the same way.
         batches, tokens, padded_tokens: of those passes; in a dry run of those to come.
         choice_passes, choice_tokens: further passes over a prompt and an answer of several tokens, and their tokens.
         generated_tokens: of the texts generated, of all layers together.

@@ -7,9 +7,8 @@ write_charts(store, Path("charts"))                 every chart, and the numbers
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -20,26 +19,13 @@ from layercache import nearest
 from layercache.errors import AnalysisError, LayercacheError
 from layercache.progress import Patient, Progress
 from layercache.recipe import ReportSpec
-from layercache.report import (
-    adapted_sections,
-    again,
-    browser,
-    depth_sections,
-    embed,
-    figures,
-    frames,
-    in_depth,
-    overview,
-    page,
-    sections,
-)
+from layercache.report import browser, contents, embed, frames, overview, page, plots
 from layercache.store.reader import Store
 
 __all__ = ["PLOTS", "SUFFIXES", "build", "plot", "write_charts"]
 
-PLOTS: dict[str, str] = {name: plot.doc for name, plot in figures.PLOTS.items()}
+PLOTS: dict[str, str] = {name: plot.doc for name, plot in plots.PLOTS.items()}
 """Every chart that `plot` draws, and what it shows."""
-_COMPARED = ("best_layer", "best_depth", "best_score", "picked_share")
 SUFFIXES = (".svg", ".png", ".pdf", ".html", ".json")
 
 
@@ -64,29 +50,21 @@ def build(
     """
     _check_folder(out)
     numbers = _numbers(store)
-    held, steps = set(numbers["analysis"]), in_depth.checkpoints(store, numbers)
-    makers: list[Callable[[], Sequence[page.Section]]] = [
-        lambda: [overview.overview(store)],
-        lambda: [sections.probe_section(store, numbers)],
-        lambda: [depth_sections.deep_section(store, numbers)] if "probe_depth" in held else [],
-        lambda: [depth_sections.compare_section(numbers)] if numbers["metric"].is_in(_COMPARED).any() else [],
-        lambda: [depth_sections.steps_section(steps)] if steps else [],
-        lambda: [sections.entropy_section(store, numbers)],
-        lambda: [sections.text_section(numbers)] if "text" in held else [],
-        lambda: [sections.pathways_section(numbers)] if "delta_p" in held else [],
-        lambda: [sections.quality_section(store, numbers)] if "quality" in held else [],
-        lambda: [adapted_sections.answers_section(numbers)] if "choices" in held else [],
-        lambda: adapted_sections.adaptation_sections(numbers),
-        lambda: [browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else [],
-        lambda: [overview.questions(store)],
-        lambda: [overview.reproduction(store, out)],
-    ]
-    parts: list[page.Section] = []
-    # The page itself takes as long as some sections do.
-    with Patient(progress or Progress()).task("report", len(makers) + 1, "sections") as bar:
+    makers = contents.makers(store, numbers)
+    found: list[page.Section] = []
+    # The samples and the page itself take as long as some sections do.
+    with Patient(progress or Progress()).task("report", len(makers) + 2, "sections") as bar:
         for made in makers:
-            parts += [_with_commands(store, part) for part in made()]
+            found += made()
             bar.advance()
+        parts = [
+            overview.overview(store),
+            *contents.ordered(store, found),
+            *([browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else []),
+            overview.questions(store, contents.not_analysed(store, numbers)),
+            overview.reproduction(store, out),
+        ]
+        bar.advance()
         models = numbers["model"].drop_nulls().unique().sort().to_list()
         content = page.render(title or spec.title or "layercache report", parts, models).encode()
         bar.advance()
@@ -94,31 +72,27 @@ def build(
     return out
 
 
-def _with_commands(store: Store, part: page.Section) -> page.Section:
-    """Add to a section the commands that make its numbers again."""
-    if part.anchor not in again.PARTS:
-        return part
-    return replace(part, commands=again.analysis(store, *again.PARTS[part.anchor]))
+def plot(store: Store, name: str, out: Path, only: str = "") -> Path:
+    """Draw the charts of one of `PLOTS` into a file: SVG, PNG, PDF, a page of its own, or the Vega-Lite specification.
 
-
-def plot(store: Store, name: str, out: Path) -> Path:
-    """Draw one chart of `PLOTS` into a file: SVG, PNG, PDF, a page of its own, or the Vega-Lite specification.
+    Args:
+        store: an open store.
+        name: one of `PLOTS`.
+        out: the file; its suffix is one of `SUFFIXES`, its folder must be there.
+        only: words. Of several charts those whose titles begin with them; else the charts, or panels, whose titles have
+            all of them. Charts of `probe` and `text` that are drawn for such words alone: those of every other metric.
 
     Raises:
-        AnalysisError: no chart is called that, or the store has no numbers for it.
+        AnalysisError: no chart is called that, the store has no numbers for it, or no title has the words.
         LayercacheError: the suffix is not one of `SUFFIXES`, or the file cannot be written.
     """
-    if name not in figures.PLOTS:
-        raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, figures.PLOTS)}")
+    if name not in plots.PLOTS:
+        raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, plots.PLOTS)}")
     if out.suffix.lower() not in SUFFIXES:
         raise LayercacheError(f"cannot tell what to write from {out.name!r}: end it in {', '.join(SUFFIXES)}")
     _check_folder(out)
-    chart = figures.PLOTS[name].draw(store, _numbers(store))
-    if chart is None:
-        raise AnalysisError(
-            f"nothing to plot as {name!r} in {store.path}: run `layercache analyze {figures.PLOTS[name].needs}`"
-        )
-    _write(out, _encoded(chart, out.suffix.lower(), f"layercache: {name}"))
+    charts = plots.charts(store, _numbers(store), name, only)
+    _write(out, _encoded(charts, out.suffix.lower(), f"layercache: {name}"))
     return out
 
 
@@ -144,12 +118,12 @@ def write_charts(store: Store, folder: Path, progress: Progress | None = None) -
     except OSError as error:
         raise LayercacheError(f"cannot make the folder {folder}: {error.strerror}") from error
     written = []
-    with Patient(progress or Progress()).task("charts", len(figures.PLOTS), "charts") as bar:
-        for name, one in figures.PLOTS.items():
-            chart = one.draw(store, numbers)
-            if chart is not None:
+    with Patient(progress or Progress()).task("charts", len(plots.PLOTS), "charts") as bar:
+        for name, one in plots.PLOTS.items():
+            charts = [chart for chart in one.draw(store, numbers) if chart is not None]
+            if charts:
                 written.append(folder / f"{name}.svg")
-                _write(written[-1], _encoded(chart, ".svg", ""))
+                _write(written[-1], _encoded(charts, ".svg", ""))
             bar.advance()
     written.append(folder / "results.csv")
     _write(written[-1], frames.stored(numbers).write_csv().encode())
@@ -165,18 +139,19 @@ def _numbers(store: Store) -> pl.DataFrame:
     return numbers
 
 
-def _encoded(chart: alt.TopLevelMixin, suffix: str, title: str) -> bytes:
-    """Return a chart as the bytes of a file."""
-    spec = embed.alone(chart)
+def _encoded(charts: Sequence[alt.TopLevelMixin], suffix: str, title: str) -> bytes:
+    """Return charts as the bytes of a file; on a page each is a figure of its own."""
+    if suffix == ".html":
+        figures = [page.Figure(chart, page.title_of(chart)) for chart in charts]
+        return page.render(title, [page.Section("chart", title, figures)]).encode()
+    spec = embed.alone(plots.sheet(charts))
     if suffix == ".svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     if suffix == ".png":
         return bytes(vl_convert.vegalite_to_png(spec, scale=2))
     if suffix == ".pdf":
         return bytes(vl_convert.vegalite_to_pdf(spec))
-    if suffix == ".json":
-        return json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    return page.render(title, [page.Section("chart", title, [page.Figure(chart, "")])]).encode()
+    return json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _check_folder(out: Path) -> None:
