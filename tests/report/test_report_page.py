@@ -313,10 +313,10 @@ def test_what_is_missing_is_said(plan: Plan, said: str, tmp_path: Path) -> None:
 def test_what_a_recipe_asks_for_comes_first(tmp_path: Path) -> None:
     store = build(tmp_path / "s", Plan(models=("demo",), grid=False, quality=False, adapted=False))
     numbers = frames.results(store)
-    usual = ["probes", "lens", "text", "pathways"]
-    assert [part.anchor for part in contents.analysed(store, numbers)] == usual
+    found = [part for made in contents.makers(store, numbers) for part in made()]
+    assert [part.anchor for part in contents.ordered(store, found)] == ["probes", "lens", "text", "pathways"]
     recipes.save(store.path, {"name": "films", "analyze": [{"kind": "delta_p"}, {"kind": "text"}]})
-    asked = [part.anchor for part in contents.analysed(store, numbers)]
+    asked = [part.anchor for part in contents.ordered(store, found)]
     assert asked == ["pathways", "text", "probes", "lens"]
     page = Page(report.build(store, tmp_path / "r.html", ReportSpec(samples=0)).read_text())
     assert [one["id"] for one in page.named("section")] == ["overview", *asked, "ask", "reproduce"]
