@@ -40,8 +40,8 @@ def read_back(line: str, path: Path) -> list[Any]:
     """Return the specs that a command would run."""
     words = shlex.split(line, comments=True)
     assert words[:2] == ["layercache", "analyze"]
-    command = _command()
-    with command.make_context("analyze", words[2:]) as context:
+    top = click.Context(cli.cli, info_name="layercache", **cli.cli.context_settings)
+    with _command().make_context("analyze", words[2:], parent=top) as context:
         given = {key: value for key, value in context.params.items() if value is not None}
     kinds = given.pop("kinds")
     settings = {name for spec in recipe.ANALYSES.values() for name in spec.model_fields}
