@@ -1,0 +1,253 @@
+"""What the pages' commands need to run here, and which of them cannot: the table that `test_pages.py` goes by.
+
+A command is named by how it begins. Those that a page holds and this table does not speak of are run as they are typed, in a
+folder that looks like a clone, one after the other.
+"""
+
+from typing import NamedTuple
+
+STUDIES = {
+    "demo-store": "layercache run demo --store demo-store",
+    "movies-store": "layercache run movies --store movies-store",
+    "generation-store": "layercache run layer_generation --store generation-store",
+    "truth-store": "layercache run truth_pathways --store truth-store",
+    "boolq-store": "layercache run boolq_lora --store boolq-store",
+    "quality-store": "layercache run representation_quality --store quality-store",
+}
+"""Stores that several pages ask, made once by the command that pages name for it; where a page has that very command, it has run."""
+
+_TINY_GRID = "--set data.limit=120 --set finetune.r=1,2 --set finetune.alpha=0,1,8 --set finetune.seeds=0 --set finetune.epochs=0.2"
+_FEW_FILMS = "--set data.limit=8 --set models=demo"
+SMALLER = {
+    "run demo": "--set data.0.limit=40 --set data.1.limit=30 --set analyze.0.bootstrap=100",
+    "run movies": "--set data.limit=40 --set analyze.0.bootstrap=100",
+    "run films.toml": "--set data.limit=40 --set extract.layers=0,1,2 --set analyze.0.bootstrap=100",
+    "run layer_generation": "--set data.0.limit=8 --set data.1.limit=8 --set extract.max_new_tokens=6",
+    "run truth_pathways": "--set data.limit=120 --set analyze.0.noise=10 --set analyze.0.repeats=1",
+    "run boolq_lora": _TINY_GRID,
+    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=30 --set models=demo:middle,demo",
+    "extract demo": "--set data.0.limit=40 --set data.1.limit=30",
+    "extract movies": _FEW_FILMS,
+    "extract films.toml": "--set data.limit=40 --set extract.layers=0,1,2",
+    "extract boolq_lora": _TINY_GRID,
+    "finetune boolq_lora": _TINY_GRID,
+    "plan movies": _FEW_FILMS,
+    "extract -": "--limit 30",
+    "analyze": "--bootstrap 100",
+}
+"""What is added to a command line that begins so: fewer rows, fewer resamples."""
+
+UNCHECKED = "--set extract.self_check=false"
+"""Added to every `run` and `extract` of a recipe: the models are known, and their check takes longer than so few rows."""
+
+INSTALLS = "installs packages"
+SCRIPT = "takes minutes; run with --quick by test_a_script_runs"
+GPU = "needs GPUs"
+HOURS = "trains for an hour"
+
+NEVER = {
+    "pip install": INSTALLS,
+    "make test": "runs the tests",
+    "make torture": "runs tests for hours",
+    "make bench": "runs the benchmarks for hours",
+}
+"""Commands that no test runs, on whatever page they stand, and why."""
+
+SCRIPTS = ("bucket", "delta_p", "noise_floor", "quality", "quality_analysis", "ray_engine", "report", "scaling")
+"""Those of `benchmarks/` that pages name, and that take longer than a test may."""
+
+
+class Page(NamedTuple):
+    """What a page needs, beside a clone. Tables go by how a command begins where nothing else is said."""
+
+    stores: tuple[str, ...] = ()
+    """Studies, by name."""
+    files: tuple[str, ...] = ()
+    """Data files and models, by name: small ones are made (`page_props.FILES`)."""
+    recipe: str = ""
+    """The file that the page's own recipe is kept in."""
+    before: tuple[str, ...] = ()
+    """Commands that prepare what the page takes for granted."""
+    programs: dict[str, str] = {}  # noqa: RUF012
+    """Programs that are not there, as a line of shell that stands for each."""
+    speaks_of: str = ""
+    """The store that commands in running text are about, where they name none: LAYERCACHE_STORE."""
+    about: dict[str, str] = {}  # noqa: RUF012
+    """The same of single commands."""
+    instead: dict[str, str] = {}  # noqa: RUF012
+    """What is put in the place of a part of a command, by that part."""
+    not_run: dict[str, str] = {}  # noqa: RUF012
+    """Commands that are not run, and why."""
+    shows: dict[str, str] = {}  # noqa: RUF012
+    """Of every `text` block, by how it begins, the command that printed it; or, in parentheses, why that is not looked at."""
+    smaller: dict[str, str] = {}  # noqa: RUF012
+    """What goes before `SMALLER`."""
+    exits: dict[str, int] = {}  # noqa: RUF012
+    """Exit codes other than 0."""
+    whole: bool = False
+    """Whether nothing is made smaller, so that numbers are those of the page."""
+    needs: str = ""
+    """What has to run beside it: `bucket`, `hub` or `ray`."""
+    torture: bool = False
+
+
+LLAMA = "meta-llama/Llama-3.2-1B"
+FEW = "--set models=demo --set data.0.limit=24 --set data.1.limit=4"
+PARALLEL = 'head -n 1 > .first; sh -c "$(cat .first)"'
+"""Jobs of a plan differ by a number: the first is run."""
+PLANNED = {"parallel": PARALLEL, "sbatch": 'cat "${1:-/dev/stdin}" > .script; SLURM_ARRAY_TASK_ID=0 bash .script'}
+
+TABLE = {
+    "CONTRIBUTING.md": Page(files=("docs",)),
+    "README.md": Page(
+        stores=("demo-store", "movies-store", "generation-store", "truth-store", "boolq-store", "quality-store"),
+        files=("films.csv", "action.csv", LLAMA, "gpt2", "my-llama"),
+        instead={"make demo": STUDIES["demo-store"]},
+    ),
+    "docs/adaptation.md": Page(
+        stores=("boolq-store",),
+        files=("boolq.jsonl", LLAMA),
+        instead={"hf:google/boolq:train": "boolq.jsonl"},
+        speaks_of="boolq-store",
+        not_run={"python -m layercache.demo.small_models": "minutes; tests/demo/test_demo_small_models.py trains them"},
+    ),
+    "docs/analyses.md": Page(stores=("movies-store",), instead={"films-store": "movies-store"}),
+    "docs/answers.md": Page(
+        files=("popqa.jsonl", "triviaqa.jsonl", "nq_open.jsonl", "hotpotqa.json", "FOLDER", "MODEL"),
+        shows={"answers of": "layercache extract --store qa-store", "             rows": "python benchmarks/labels.py"},
+    ),
+    "docs/architecture.md": Page(
+        files=("docs",), shows={" CSV, JSONL": "(a picture)"}
+    ),
+    "docs/buckets.md": Page(
+        smaller={"extract demo": FEW},
+        needs="bucket",
+        instead={"AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… AWS_REGION=eu-central-1": "AWS_REGION=us-east-1"},
+        not_run={"python benchmarks/bucket.py": SCRIPT},
+        speaks_of="s3://my-bucket/films",
+    ),
+    "docs/cli.md": Page(
+        stores=("demo-store", "generation-store", "truth-store"),
+        files=("docs", "films.csv", "action.csv", "states.npy", "gpt2", "my-llama", "llama", LLAMA),
+        needs="hub",
+        programs=PLANNED,
+        before=(
+            f"layercache extract --store llama-store --model {LLAMA} --data films.csv --prompt '{{title}}' --limit 4",
+            "mkdir -p mnt/shared machine-a machine-b",
+            "cp -r llama-store mnt/shared/store",
+            "cp -r llama-store machine-a/store",
+            "cp -r llama-store machine-b/store",
+        ),
+        about={
+            "layercache analyze text": "generation-store",
+            "layercache analyze delta_p": "truth-store",
+            "layercache export Llama": "llama-store",
+            "layercache extract": "films-store",
+            "layercache import": "films-store",
+            "layercache run movies": "films-store",
+            "layercache finetune": "boolq-store",
+            "layercache pull": "films-store",
+            "layercache rm demo --condition": "truth-store",
+            "layercache push": "llama-store",
+            "layercache": "demo-store",
+        },
+        instead={
+            "/mnt/shared": "mnt/shared",
+            "sample=…": 'sample="$(layercache sql --format csv "SELECT min(sample_id) FROM samples" | tail -n 1)"',
+            "3f…": '"$(layercache sql --format csv "SELECT min(sample_id) FROM samples" | tail -n 1)"',
+            "layercache completion fish | source": "layercache completion fish",
+        },
+    ),
+    "docs/command_line.md": Page(
+        files=("films.csv",),
+        instead={"layercache completion fish | source": "layercache completion fish"},
+        shows={"interrupted: ": "(tests/test_stopping.py)"},
+        exits={"layercache run demo --set extract.poolling=last": 2},
+    ),
+    "docs/comparison.md": Page(),
+    "docs/conditions.md": Page(smaller={"extract -": "--limit 12"}, about={"layercache sql --query absent": "noise"}),
+    "docs/cookbook.md": Page(),
+    "docs/delta_p.md": Page(
+        stores=("truth-store",),
+        not_run={"python benchmarks/noise_floor.py": SCRIPT},
+        shows={"world ": "(test_a_script_runs)"},
+    ),
+    "docs/demo.md": Page(),
+    "docs/extending.md": Page(files=("docs",)),
+    "docs/films.md": Page(
+        files=("movies.csv",),
+        smaller={"extract -": ""},
+        shows={"movies, rating": "layercache analyze probe"},
+    ),
+    "docs/generation.md": Page(stores=("generation-store",), files=("instructions.jsonl", LLAMA)),
+    "docs/knockout.md": Page(not_run={"python benchmarks/delta_p.py": SCRIPT}),
+    "docs/lens.md": Page(stores=("demo-store",)),
+    "docs/models.md": Page(),
+    "docs/parts.md": Page(
+        smaller={"extract demo": FEW, "run demo": FEW},
+        programs=PLANNED,
+        shows={"#!/bin/bash": "layercache plan movies --shards 16 --store all --format slurm"},
+        not_run={
+            "layercache plan movies --shards 16 --store all | parallel -j 1": "needs other machines",
+            "sbatch": "needs Slurm; tests/extract/test_parts_command.py runs the script",
+            "layercache extract movies --devices": GPU,
+            "layercache extract movies --set extract.device_map": GPU,
+        },
+    ),
+    "docs/probing.md": Page(
+        stores=("quality-store",),
+        speaks_of="quality-store",
+        shows={"boolq: which layer": STUDIES["quality-store"]},
+    ),
+    "docs/quality.md": Page(not_run={"python benchmarks/quality.py": SCRIPT}),
+    "docs/quality_samples.md": Page(
+        stores=("quality-store",),
+        speaks_of="quality-store",
+        about={"layercache sql --query entropy_by_p": "quality-store", "layercache sql --query augm": "quality-store"},
+        not_run={"python benchmarks/quality_analysis.py": SCRIPT},
+        shows={
+            "movies, demo, mean@prompt, clean": "layercache analyze quality --store store",
+            "10,000 samples": "(test_a_script_runs)",
+        },
+    ),
+    "docs/ray.md": Page(needs="ray", torture=True, not_run={"python benchmarks/ray_engine.py": SCRIPT}),
+    "docs/recipes.md": Page(files=("films.csv", "gpt2", LLAMA), recipe="films.toml"),
+    "docs/report.md": Page(
+        stores=("demo-store",),
+        files=("docs",),
+        speaks_of="demo-store",
+        not_run={"python benchmarks/report.py": SCRIPT},
+    ),
+    "docs/samples.md": Page(stores=("demo-store", "movies-store")),
+    "docs/scaling.md": Page(
+        not_run={
+            "python benchmarks/scaling.py --constants": "tests/transfer/test_scaling_page.py holds the page to them",
+            "python benchmarks/scaling.py": SCRIPT,
+        },
+    ),
+    "docs/sql.md": Page(),
+    "docs/transfer.md": Page(
+        needs="hub",
+        files=("films.csv", LLAMA),
+        before=(
+            f"layercache extract --store films-store --model {LLAMA} --data films.csv --prompt '{{title}}' --limit 9",
+            "mkdir -p mnt/shared",
+            "cp -r films-store SOURCE",
+            "cp -r films-store mnt/shared/store",
+        ),
+        instead={"/mnt/shared": "mnt/shared"},
+    ),
+    "docs/tutorial.md": Page(),
+    "layercache/demo/README.md": Page(
+        not_run={
+            "python -m layercache.demo.train": HOURS,
+            "python -m layercache.demo.evaluate": "minutes; tests/demo/test_demo_model.py holds the weights to it",
+        },
+    ),
+    "store/FORMAT.md": Page(shows={"<store>/": "(a picture)"}),
+}
+
+PYTHON = {
+    "docs/extending.md": "tests/test_extending.py",
+}
+"""Pages whose Python, and SQL, other tests run and hold to numbers."""
