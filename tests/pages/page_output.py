@@ -9,12 +9,12 @@ def same(shown: str, printed: str, *, exact: bool) -> list[str]:
     """List the lines in which a page and a command differ; none when all that is shown was printed, in that order.
 
     Blanks at the ends of lines do not count, and `…` stands for anything: alone on a line for any lines. When not `exact`,
-    numbers may be others and columns wider, marks of the best layer elsewhere.
+    numbers may be others, columns wider, marks of the best layer elsewhere, lines ranked otherwise, settings more.
     """
     wanted, got = _lines(shown, exact), _lines(printed, exact)
     for start in range(max(1, len(got) - len(wanted) + 1)):
         wrong = _differences(wanted, got[start:])
-        if not wrong:
+        if not wrong or (not exact and sorted(got[start : start + len(wanted)]) == sorted(wanted)):
             return []
     first = next((n for n, line in enumerate(got) if _matches(wanted[0], line)), 0)
     return _differences(wanted, got[first:])
@@ -26,7 +26,8 @@ def _lines(text: str, exact: bool) -> list[str]:
 
 
 def _shape(line: str) -> str:
-    line = re.sub(r"\*(?=\S)|\(\d+%\)", " ", line)
+    line = re.sub(r"\*(?=\S)|\(\d+%\)| --set=\S+", " ", line)
+    line = re.sub(r"\b[kMG]B\b", "B", line)
     return re.sub(r"\s+", " ", _NUMBER.sub("0", line)).strip()
 
 

@@ -4,7 +4,6 @@ Bash runs a page's text, pipes, loops and all. Its `layercache` is a few lines o
 environment here, where the command line is called, and hand back what it printed.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -80,7 +79,9 @@ class Shell:
         script = _SCRIPT.format(state=f"'{self._bin}/state'", text=text)
         with Listener() as listener, open(self._bin / "out", "w+") as out, open(self._bin / "err", "w+") as err:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-            process = subprocess.Popen(["bash", "-c", script, listener.address], cwd=self.folder, env=self._environment, **streams)
+            process = subprocess.Popen(
+                ["bash", "-c", script, listener.address], cwd=self.folder, env=self._environment, **streams
+            )
             watch = threading.Thread(target=_tell_the_end, args=(process, listener.address))
             watch.start()
             try:

@@ -16,24 +16,30 @@ STUDIES = {
 }
 """Stores that several pages ask, made once by the command that pages name for it; where a page has that very command, it has run."""
 
-_TINY_GRID = "--set data.limit=120 --set finetune.r=1,2 --set finetune.alpha=0,1,8 --set finetune.seeds=0 --set finetune.epochs=0.2"
-_FEW_FILMS = "--set data.limit=8 --set models=demo"
+_PROBE = "--set analyze.0.folds=2 --set analyze.0.bootstrap=50"
+_TWO_CELLS = "--set data.limit=100 --set finetune.r=1,2 --set finetune.alpha=0,8 --set finetune.seeds=0 --set finetune.epochs=0.2"
+_EIGHT_FILMS = "--set data.limit=8 --set models=demo"
+_FILMS = "--set data.limit=40 --set extract.layers=0,1,2"
 SMALLER = {
-    "run demo": "--set data.0.limit=40 --set data.1.limit=30 --set analyze.0.bootstrap=100",
-    "run movies": "--set data.limit=40 --set analyze.0.bootstrap=100",
-    "run films.toml": "--set data.limit=40 --set extract.layers=0,1,2 --set analyze.0.bootstrap=100",
-    "run layer_generation": "--set data.0.limit=8 --set data.1.limit=8 --set extract.max_new_tokens=6",
-    "run truth_pathways": "--set data.limit=120 --set analyze.0.noise=10 --set analyze.0.repeats=1",
-    "run boolq_lora": _TINY_GRID,
-    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=30 --set models=demo:middle,demo",
-    "extract demo": "--set data.0.limit=40 --set data.1.limit=30",
-    "extract movies": _FEW_FILMS,
-    "extract films.toml": "--set data.limit=40 --set extract.layers=0,1,2",
-    "extract boolq_lora": _TINY_GRID,
-    "finetune boolq_lora": _TINY_GRID,
-    "plan movies": _FEW_FILMS,
+    "run demo": f"--set data.0.limit=40 --set data.1.limit=20 --set extract.pooling=last {_PROBE}",
+    "run movies": f"--set data.limit=40 --set extract.pooling=last {_PROBE}",
+    "run films.toml": f"{_FILMS} {_PROBE}",
+    "run layer_generation": "--set data.0.limit=6 --set data.1.limit=6 --set extract.max_new_tokens=4",
+    "run truth_pathways": f"--set data.limit=80 --set analyze.0.noise=10 --set analyze.0.repeats=1 {_PROBE}",
+    "run boolq_lora": f"{_TWO_CELLS} {_PROBE} --set extract.pooling=last",
+    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=24 --set models=demo:middle,demo"
+    f" --set extract.conditions=repeat-0.5,truncate-16 {_PROBE} --set analyze.1.folds=2 --set analyze.1.bootstrap=50"
+    " --set analyze.2.bootstrap=50 --set analyze.3.bootstrap=50 --set analyze.4.bootstrap=50",
+    "extract demo": "--set data.0.limit=40 --set data.1.limit=20 --set extract.pooling=last",
+    "extract movies": _EIGHT_FILMS,
+    "extract films.toml": _FILMS,
+    "extract boolq_lora": f"{_TWO_CELLS} --set extract.pooling=last",
+    "finetune boolq_lora": _TWO_CELLS,
+    "plan movies": _EIGHT_FILMS,
     "extract -": "--limit 30",
-    "analyze": "--bootstrap 100",
+    "analyze probe": "--folds 2 --bootstrap 50",
+    "analyze delta_p": "--folds 2 --bootstrap 50 --noise 10 --repeats 1",
+    "analyze": "--bootstrap 50",
 }
 """What is added to a command line that begins so: fewer rows, fewer resamples."""
 
@@ -42,6 +48,7 @@ UNCHECKED = "--set extract.self_check=false"
 
 INSTALLS = "installs packages"
 SCRIPT = "takes minutes; run with --quick by test_a_script_runs"
+QUICKLY = f"({SCRIPT})"
 GPU = "needs GPUs"
 HOURS = "trains for an hour"
 
@@ -52,9 +59,6 @@ NEVER = {
     "make bench": "runs the benchmarks for hours",
 }
 """Commands that no test runs, on whatever page they stand, and why."""
-
-SCRIPTS = ("bucket", "delta_p", "noise_floor", "quality", "quality_analysis", "ray_engine", "report", "scaling")
-"""Those of `benchmarks/` that pages name, and that take longer than a test may."""
 
 
 class Page(NamedTuple):
@@ -79,7 +83,7 @@ class Page(NamedTuple):
     not_run: dict[str, str] = {}  # noqa: RUF012
     """Commands that are not run, and why."""
     shows: dict[str, str] = {}  # noqa: RUF012
-    """Of every `text` block, by how it begins, the command that printed it; or, in parentheses, why that is not looked at."""
+    """Of every `text` block, by how it begins, the command that printed it, or the file; in parentheses why neither is looked at."""
     smaller: dict[str, str] = {}  # noqa: RUF012
     """What goes before `SMALLER`."""
     exits: dict[str, int] = {}  # noqa: RUF012
@@ -88,10 +92,16 @@ class Page(NamedTuple):
     """Whether nothing is made smaller, so that numbers are those of the page."""
     needs: str = ""
     """What has to run beside it: `bucket`, `hub` or `ray`."""
+    charts: bool = False
+    """Whether a study draws its charts as files, too: half of what a small one takes."""
     torture: bool = False
 
 
 LLAMA = "meta-llama/Llama-3.2-1B"
+ONE_CELL = (
+    "--set data.limit=60 --set finetune.r=2 --set finetune.alpha=8 --set finetune.seeds=0 --set finetune.epochs=0.2"
+    " --set extract.layers=0,1 --set extract.pooling=last --set analyze.0.folds=2 --set analyze.0.bootstrap=50"
+)
 FEW = "--set models=demo --set data.0.limit=24 --set data.1.limit=4"
 PARALLEL = 'head -n 1 > .first; sh -c "$(cat .first)"'
 """Jobs of a plan differ by a number: the first is run."""
@@ -107,18 +117,17 @@ TABLE = {
     "docs/adaptation.md": Page(
         stores=("boolq-store",),
         files=("boolq.jsonl", LLAMA),
+        smaller={"run boolq_lora": ONE_CELL},
         instead={"hf:google/boolq:train": "boolq.jsonl"},
         speaks_of="boolq-store",
         not_run={"python -m layercache.demo.small_models": "minutes; tests/demo/test_demo_small_models.py trains them"},
     ),
-    "docs/analyses.md": Page(stores=("movies-store",), instead={"films-store": "movies-store"}),
+    "docs/analyses.md": Page(stores=("demo-store",), instead={"films-store": "demo-store"}),
     "docs/answers.md": Page(
         files=("popqa.jsonl", "triviaqa.jsonl", "nq_open.jsonl", "hotpotqa.json", "FOLDER", "MODEL"),
         shows={"answers of": "layercache extract --store qa-store", "             rows": "python benchmarks/labels.py"},
     ),
-    "docs/architecture.md": Page(
-        files=("docs",), shows={" CSV, JSONL": "(a picture)"}
-    ),
+    "docs/architecture.md": Page(files=("docs",), shows={" CSV, JSONL": "(a picture)"}),
     "docs/buckets.md": Page(
         smaller={"extract demo": FEW},
         needs="bucket",
@@ -127,7 +136,7 @@ TABLE = {
         speaks_of="s3://my-bucket/films",
     ),
     "docs/cli.md": Page(
-        stores=("demo-store", "generation-store", "truth-store"),
+        stores=("demo-store", "movies-store", "generation-store", "truth-store"),
         files=("docs", "films.csv", "action.csv", "states.npy", "gpt2", "my-llama", "llama", LLAMA),
         needs="hub",
         programs=PLANNED,
@@ -142,6 +151,7 @@ TABLE = {
             "layercache analyze text": "generation-store",
             "layercache analyze delta_p": "truth-store",
             "layercache export Llama": "llama-store",
+            "layercache compact demo": "movies-store",
             "layercache extract": "films-store",
             "layercache import": "films-store",
             "layercache run movies": "films-store",
@@ -170,7 +180,7 @@ TABLE = {
     "docs/delta_p.md": Page(
         stores=("truth-store",),
         not_run={"python benchmarks/noise_floor.py": SCRIPT},
-        shows={"world ": "(test_a_script_runs)"},
+        shows={"world ": QUICKLY},
     ),
     "docs/demo.md": Page(),
     "docs/extending.md": Page(files=("docs",)),
@@ -186,7 +196,7 @@ TABLE = {
     "docs/parts.md": Page(
         smaller={"extract demo": FEW, "run demo": FEW},
         programs=PLANNED,
-        shows={"#!/bin/bash": "layercache plan movies --shards 16 --store all --format slurm"},
+        shows={"#!/bin/bash": "movies.sbatch"},
         not_run={
             "layercache plan movies --shards 16 --store all | parallel -j 1": "needs other machines",
             "sbatch": "needs Slurm; tests/extract/test_parts_command.py runs the script",
@@ -197,7 +207,7 @@ TABLE = {
     "docs/probing.md": Page(
         stores=("quality-store",),
         speaks_of="quality-store",
-        shows={"boolq: which layer": STUDIES["quality-store"]},
+        shows={"boolq: which layer": "layercache analyze compare"},
     ),
     "docs/quality.md": Page(not_run={"python benchmarks/quality.py": SCRIPT}),
     "docs/quality_samples.md": Page(
@@ -207,7 +217,7 @@ TABLE = {
         not_run={"python benchmarks/quality_analysis.py": SCRIPT},
         shows={
             "movies, demo, mean@prompt, clean": "layercache analyze quality --store store",
-            "10,000 samples": "(test_a_script_runs)",
+            "10,000 samples": QUICKLY,
         },
     ),
     "docs/ray.md": Page(needs="ray", torture=True, not_run={"python benchmarks/ray_engine.py": SCRIPT}),
@@ -217,6 +227,7 @@ TABLE = {
         files=("docs",),
         speaks_of="demo-store",
         not_run={"python benchmarks/report.py": SCRIPT},
+        charts=True,
     ),
     "docs/samples.md": Page(stores=("demo-store", "movies-store")),
     "docs/scaling.md": Page(
@@ -237,7 +248,7 @@ TABLE = {
         ),
         instead={"/mnt/shared": "mnt/shared"},
     ),
-    "docs/tutorial.md": Page(),
+    "docs/tutorial.md": Page(charts=True),
     "layercache/demo/README.md": Page(
         not_run={
             "python -m layercache.demo.train": HOURS,

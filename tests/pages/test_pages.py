@@ -3,8 +3,12 @@
 What pages need for it, and which commands cannot be run here, stands in `page_table.py`.
 """
 
+import os
+import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,9 @@ import pytest
 from command import Call, Called
 from page_reading import ROOT, Block, Command
 from page_shell import Shell
-from page_table import NEVER, PYTHON, SMALLER, STUDIES, TABLE, UNCHECKED, Page
+from page_table import NEVER, PYTHON, QUICKLY, SCRIPT, SMALLER, STUDIES, TABLE, UNCHECKED, Page
 
+from layercache import report
 from layercache.cli import cli
 
 TEXTS = {name: (ROOT / name).read_text() for name in page_reading.PAGES}
@@ -40,7 +45,12 @@ def test_the_table_speaks_of_every_page() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_the_table_speaks_of_nothing_that_left_the_page(name: str) -> None:
     page, texts = TABLE[name], [one.text for one in page_reading.commands(TEXTS[name])]
-    known = (*page.not_run, *page.exits, *page.about, *(one for one in page.shows.values() if one[0] != "("))
+    known = (
+        *page.not_run,
+        *page.exits,
+        *page.about,
+        *(one for one in page.shows.values() if " " in one and one[0] != "("),
+    )
     assert [start for start in known if not any(text.startswith(start) for text in texts)] == []
     assert [part for part in page.instead if not any(part in text for text in texts)] == []
     titles = [one.title for one in page_reading.blocks(TEXTS[name]) if one.language == "text"]
@@ -145,11 +155,23 @@ class Reader:
             reader = Reader(folder, Page(), self._call, self.studies, {})
             done = reader.shell.run(STUDIES[name])
             assert done.code == 0, f"{STUDIES[name]}\n{done.err}"
+            import os, time
+
+            if os.environ.get("TT"):
+                with open("/tmp/tt.txt", "a") as tt:
+                    tt.write(f"{time.monotonic():.1f} {time.process_time():.1f} BUILT {name}\n")
             (folder / "done").write_text(done.out)
         return folder / name
 
     def _change(self, words: list[str]) -> list[str]:
-        more = [] if self.page.whole else _smaller(words, {**self.page.smaller, **SMALLER})
+        more = (
+            []
+            if self.page.whole
+            else _smaller(
+                words,
+                {**self.page.smaller, **{one: more for one, more in SMALLER.items() if one not in self.page.smaller}},
+            )
+        )
         self.changed |= bool(more)
         return [*words, *more]
 
@@ -167,11 +189,21 @@ class Reader:
             store = _of(self.page.about, one.text, self.page.speaks_of if one.inline else "")
             done = self.shell.run(f"LAYERCACHE_STORE={store} {text}" if store else text)
         import os, time
+
         if os.environ.get("TT"):
-            with open("/tmp/tt.txt","a") as tt: tt.write(f"{time.monotonic():.1f} {time.process_time():.1f} {one.text[:90]!r}\n")
+            with open("/tmp/tt.txt", "a") as tt:
+                tt.write(f"{time.monotonic():.1f} {time.process_time():.1f} {one.text[:90]!r}\n")
         assert done.code == _of(self.page.exits, one.text, 0), f"{one.text}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+        self._check_written(text)
         self._check_again(one, done)
         self.printed.append((one, done, self.changed))
+
+    def _check_written(self, text: str) -> None:
+        """What a command was to write is there, and is what its name says."""
+        for path in (self.folder / name for name in re.findall(r" -o (\S+)", text)):
+            assert path.exists(), path
+            assert path.suffix != ".svg" or path.read_text().startswith("<svg"), path
+            assert path.suffix != ".html" or path.stat().st_size > 100_000, path
 
     def _check_again(self, one: Command, done: Called) -> None:
         """A study that is run a second time runs no forward pass."""
@@ -179,11 +211,14 @@ class Reader:
             assert "0 forward passes" in done.err or not done.err, done.err
 
     def check_shown(self, block: Block | Command, shown: str, start: str) -> None:
-        """Hold what a page shows to what the command printed."""
+        """Hold what a page shows to what the command printed, or wrote into the file of that name."""
+        if (self.folder / start).is_file():
+            assert page_output.same(shown, (self.folder / start).read_text(), exact=False) == []
+            return
         found = [(done, changed) for one, done, changed in self.printed if one.text.startswith(start)]
         assert found, f"{start} has not run"
         done, changed = found[-1]
-        wrong = page_output.same(shown, f"{done.out}\n{done.err}", exact=not changed)
+        wrong = page_output.same(shown, f"{done.out}\n{done.err}", exact=not changed and not self.page.files)
         assert wrong == [], f"line {block.line}: `{start}` prints otherwise\n" + "\n".join(wrong)
 
 
@@ -195,9 +230,16 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", RUN)
 def test_every_command_of_a_page_runs(
-    name: str, call: Call, tmp_path: Path, studies: Path, request: pytest.FixtureRequest
+    name: str,
+    call: Call,
+    tmp_path: Path,
+    studies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     page, text = TABLE[name], TEXTS[name]
+    if not page.charts:
+        monkeypatch.setattr(report, "write_charts", lambda _store, _folder: [])
     environment = request.getfixturevalue(page.needs) if page.needs else {}
     reader = Reader(tmp_path, page, call, studies, environment)
     reader.prepare()
@@ -214,6 +256,30 @@ def test_every_command_of_a_page_runs(
             reader.check_shown(block, block.text, start)
     if name not in PYTHON:
         _run_python(text, tmp_path)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", [name for name, page in TABLE.items() if SCRIPT in page.not_run.values()])
+def test_a_script_runs(name: str, tmp_path: Path) -> None:
+    """And prints a table of the shape that the page shows, where it shows one."""
+    page = TABLE[name]
+    (line,) = [start for start, reason in page.not_run.items() if reason == SCRIPT]
+    command = [sys.executable, ROOT / line.removeprefix("python "), "--quick"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for block in page_reading.blocks(TEXTS[name]):
+        if _of(page.shows, block.title) == QUICKLY:
+            assert page_output.same(block.text, done.stdout, exact=False) == []
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_runs_at_its_full_size(name: str, call: Call, tmp_path: Path) -> None:
+    page_props.clone(tmp_path)
+    done = Shell(tmp_path, call, lambda words: words).run(STUDIES[name])
+    assert done.code == 0, done.err[-3000:]
+    assert (tmp_path / name / "report.html").stat().st_size > 100_000
 
 
 def _run_python(text: str, folder: Path) -> None:
