@@ -38,5 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
 
 @pytest.fixture
 def ray(ray_here: None) -> Environment:
-    """The Ray of the tests; an address that a page names leads to it."""
-    return {}
+    """The Ray of the tests: its address."""
+    import ray as installed
+
+    return {"RAY_HERE": installed.get_runtime_context().gcs_address}

@@ -18,6 +18,8 @@ SHELL = ("", "sh", "bash")
 _WORDS = "layercache|python|pip|make"
 _INLINE = re.compile(rf"`((?:{_WORDS})\s[^`]+)`")
 _BLOCK = re.compile(r"^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FOLDER = re.compile(r"\S+/\s")
+"""How a list of folders begins, which is no command."""
 _PLACEHOLDER = re.compile(r"…|(?<![\w-])[A-Z]+(?![\w=])")
 
 
@@ -56,11 +58,11 @@ def blocks(text: str) -> list[Block]:
     return [Block(text.count("\n", 0, found.start()) + 1, found[1], found[2]) for found in _BLOCK.finditer(text)]
 
 
-def commands(text: str, not_shell: tuple[str, ...] = ()) -> list[Command]:
-    """List a page's commands; blocks without a language whose first line begins with one of `not_shell` hold none."""
+def commands(text: str) -> list[Command]:
+    """List a page's commands, in their order."""
     found = []
     for block in blocks(text):
-        if block.language not in SHELL or block.title.startswith(not_shell or "\0"):
+        if block.language not in SHELL or _FOLDER.match(block.title):
             continue
         if block.title.startswith("Usage: "):
             found += _statements(_examples(block))

@@ -27,7 +27,7 @@ SMALLER = {
     "run layer_generation": "--set data.0.limit=6 --set data.1.limit=6 --set extract.max_new_tokens=4",
     "run truth_pathways": f"--set data.limit=80 --set analyze.0.noise=10 --set analyze.0.repeats=1 {_PROBE}",
     "run boolq_lora": f"{_TWO_CELLS} {_PROBE} --set extract.pooling=last",
-    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=24 --set models=demo:middle,demo"
+    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=12 --set models=demo:middle,demo"
     f" --set extract.conditions=repeat-0.5,truncate-16 {_PROBE} --set analyze.1.folds=2 --set analyze.1.bootstrap=50"
     " --set analyze.2.bootstrap=50 --set analyze.3.bootstrap=50 --set analyze.4.bootstrap=50",
     "extract demo": "--set data.0.limit=40 --set data.1.limit=20 --set extract.pooling=last",
@@ -49,6 +49,7 @@ UNCHECKED = "--set extract.self_check=false"
 INSTALLS = "installs packages"
 SCRIPT = "takes minutes; run with --quick by test_a_script_runs"
 QUICKLY = f"({SCRIPT})"
+RARELY = "too slow for every day, small as it is: the pages about it run it, by `make torture`"
 GPU = "needs GPUs"
 HOURS = "trains for an hour"
 
@@ -110,8 +111,9 @@ PLANNED = {"parallel": PARALLEL, "sbatch": 'cat "${1:-/dev/stdin}" > .script; SL
 TABLE = {
     "CONTRIBUTING.md": Page(files=("docs",)),
     "README.md": Page(
-        stores=("demo-store", "movies-store", "generation-store", "truth-store", "boolq-store", "quality-store"),
+        stores=("demo-store", "movies-store", "generation-store", "truth-store"),
         files=("films.csv", "action.csv", LLAMA, "gpt2", "my-llama"),
+        not_run={STUDIES["boolq-store"]: RARELY, STUDIES["quality-store"]: RARELY},
         instead={"make demo": STUDIES["demo-store"]},
     ),
     "docs/adaptation.md": Page(
@@ -120,6 +122,7 @@ TABLE = {
         smaller={"run boolq_lora": ONE_CELL},
         instead={"hf:google/boolq:train": "boolq.jsonl"},
         speaks_of="boolq-store",
+        torture=True,
         not_run={"python -m layercache.demo.small_models": "minutes; tests/demo/test_demo_small_models.py trains them"},
     ),
     "docs/analyses.md": Page(stores=("demo-store",), instead={"films-store": "demo-store"}),
@@ -150,6 +153,7 @@ TABLE = {
         about={
             "layercache analyze text": "generation-store",
             "layercache analyze delta_p": "truth-store",
+            "layercache analyze quality": "store",
             "layercache export Llama": "llama-store",
             "layercache compact demo": "movies-store",
             "layercache extract": "films-store",
@@ -205,12 +209,14 @@ TABLE = {
         },
     ),
     "docs/probing.md": Page(
+        torture=True,
         stores=("quality-store",),
         speaks_of="quality-store",
         shows={"boolq: which layer": "layercache analyze compare"},
     ),
     "docs/quality.md": Page(not_run={"python benchmarks/quality.py": SCRIPT}),
     "docs/quality_samples.md": Page(
+        torture=True,
         stores=("quality-store",),
         speaks_of="quality-store",
         about={"layercache sql --query entropy_by_p": "quality-store", "layercache sql --query augm": "quality-store"},
@@ -220,7 +226,15 @@ TABLE = {
             "10,000 samples": QUICKLY,
         },
     ),
-    "docs/ray.md": Page(needs="ray", torture=True, not_run={"python benchmarks/ray_engine.py": SCRIPT}),
+    "docs/ray.md": Page(
+        needs="ray",
+        torture=True,
+        instead={"--address auto": "--address $RAY_HERE", "10.0.0.5:6379": "$RAY_HERE"},
+        not_run={
+            "python benchmarks/ray_engine.py": SCRIPT,
+            "layercache extract --shard": "part of a command",
+        },
+    ),
     "docs/recipes.md": Page(files=("films.csv", "gpt2", LLAMA), recipe="films.toml"),
     "docs/report.md": Page(
         stores=("demo-store",),
@@ -231,6 +245,8 @@ TABLE = {
     ),
     "docs/samples.md": Page(stores=("demo-store", "movies-store")),
     "docs/scaling.md": Page(
+        stores=("movies-store",),
+        speaks_of="movies-store",
         not_run={
             "python benchmarks/scaling.py --constants": "tests/transfer/test_scaling_page.py holds the page to them",
             "python benchmarks/scaling.py": SCRIPT,

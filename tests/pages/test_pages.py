@@ -155,45 +155,7 @@ class Reader:
             reader = Reader(folder, Page(), self._call, self.studies, {})
             done = reader.shell.run(STUDIES[name])
             assert done.code == 0, f"{STUDIES[name]}\n{done.err}"
-            import os, time
-
-            if os.environ.get("TT"):
-                with open("/tmp/tt.txt", "a") as tt:
-                    tt.write(f"{time.monotonic():.1f} {time.process_time():.1f} BUILT {name}\n")
-            (folder / "done").write_text(done.out)
-        return folder / name
-
-    def _change(self, words: list[str]) -> list[str]:
-        more = (
-            []
-            if self.page.whole
-            else _smaller(
-                words,
-                {**self.page.smaller, **{one: more for one, more in SMALLER.items() if one not in self.page.smaller}},
-            )
-        )
-        self.changed |= bool(more)
-        return [*words, *more]
-
-    def run(self, one: Command) -> None:
-        """Run a command as it is typed; it has to end well, and to have written what it was told to write."""
-        text = one.text
-        for part, other in self.page.instead.items():
-            text = text.replace(part, other)
-        study = next((name for name in self.page.stores if STUDIES[name] == shlex.join(shlex.split(text, True))), None)
-        self.changed = False
-        if study is not None:
-            done = Called(0, (self.studies / study / "done").read_text(), "")
-            self.changed = True
-        else:
-            store = _of(self.page.about, one.text, self.page.speaks_of if one.inline else "")
-            done = self.shell.run(f"LAYERCACHE_STORE={store} {text}" if store else text)
-        import os, time
-
-        if os.environ.get("TT"):
-            with open("/tmp/tt.txt", "a") as tt:
-                tt.write(f"{time.monotonic():.1f} {time.process_time():.1f} {one.text[:90]!r}\n")
-        assert done.code == _of(self.page.exits, one.text, 0), f"{one.text}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+            assert done.code == _of(self.page.exits, one.text, 0), f"{one.text}\n{done.out[-2000:]}\n{done.err[-3000:]}"
         self._check_written(text)
         self._check_again(one, done)
         self.printed.append((one, done, self.changed))
