@@ -18,7 +18,6 @@ footers, and the sample ids of every shard, by which is known what counts where 
 bytes fetched over those of the whole store. Nothing is timed: loopback is no network.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import _options
 import numpy as np
 
 import layercache
@@ -186,10 +186,7 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute or two: fewer samples and layers")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    arguments = parser.parse_args()
+    arguments = _options.parser(__doc__, "a minute or two: fewer samples and layers").parse_args()
     shards, samples, layers = (2, 1000, 5) if arguments.quick else (8, 2000, 13)
     with tempfile.TemporaryDirectory() as folder, served() as server:
         os.environ.update(server.environment)

@@ -17,13 +17,13 @@ of the ratio of times within a round; `a_over_a` is the two passes against thems
 cut pass over a clean one.
 """
 
-import argparse
 import json
 import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
+import _options
 import numpy as np
 import torch
 import transformers
@@ -131,10 +131,7 @@ def compare(contest: Contest, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer layers")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object of figures")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer layers").parse_args()
     transformers.utils.logging.set_verbosity_error()
     shape, prompts, rounds = (QUICK, 16, 3) if options.quick else (SHAPE, 16, 3)
     contest = Contest(shape, prompts)

@@ -29,6 +29,7 @@ import platform
 import subprocess
 import sys
 
+import _options
 import torch
 import transformers
 from _contest import LENS, Contest, Shape, installed, make_model, make_samples, measure, report
@@ -87,9 +88,7 @@ def memory(layers: int, sizes: tuple[int, int]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer layers, prompts and rounds")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object of figures")
+    parser = _options.parser(__doc__, "fewer layers, prompts and rounds")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()

@@ -13,13 +13,13 @@ Llamas of the shape of Llama-3.2-1B and Llama-3.1-8B with random weights in bflo
 Needs a CUDA device; says so and stops where there is none.
 """
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import _options
 import numpy as np
 import torch
 import transformers
@@ -151,9 +151,7 @@ def _hidden_table(ids: list[str], pooling: str, layer: int, vectors: np.ndarray)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the 1B shape alone, fewer prompts and rounds")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object of figures")
+    parser = _options.parser(__doc__, "the 1B shape alone, fewer prompts and rounds")
     parser.add_argument("--shapes", default="1b,8b", help="which of 1b, 8b")
     options = parser.parse_args()
     if not torch.cuda.is_available():

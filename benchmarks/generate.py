@@ -16,12 +16,12 @@ A figure is the median over rounds of the ratio of times within a round; `a_over
 itself. Then the same against `per layer` at other depths, and the memory of the caches.
 """
 
-import argparse
 import copy
 import json
 import statistics
 from collections.abc import Callable
 
+import _options
 import torch
 import transformers
 from _contest import Shape, make_model, make_samples, make_tokenizer, paired
@@ -138,10 +138,7 @@ def compare(layers: int, prompts: int, new_tokens: int, rounds: int, *, full: bo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer layers, tokens and rounds")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object of figures")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer layers, tokens and rounds").parse_args()
     transformers.utils.logging.set_verbosity_error()
     layers, new, rounds, depths = (6, 8, 2, []) if options.quick else (12, 32, 5, [4, 8])
     one = compare(layers, 1, new, rounds, full=True)

@@ -13,7 +13,6 @@ with the weights' files in memory, in paired rounds; A/A is `Store.lens` against
 shape of a larger head (32,000 tokens, width 2,048, bfloat16), where the product takes the time.
 """
 
-import argparse
 import json
 import platform
 import statistics
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _options
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -143,10 +143,7 @@ def speed(data: dataset.Dataset, folder: Path, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer prompts and rounds")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer prompts and rounds").parse_args()
     n, rounds = (150, 3) if options.quick else (600, 5)
     data = dataset.load(DataSpec(source="demo:movies", target="certificate", limit=n))
     print(f"{n:,} prompts; torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n")

@@ -10,12 +10,12 @@ over all samples the knockout's minus the control's with its 95 % interval; the 
 noise, how often that interval holds 0.
 """
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import _options
 import numpy as np
 import polars as pl
 
@@ -80,10 +80,7 @@ def numbers(frame: pl.DataFrame) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer rows and worlds").parse_args()
     n, worlds = (600, 20) if options.quick else (2000, 100)
     spec = DeltaPSpec(repeats=0)
     found = {name: numbers(analysed(*states(n, name == "planted", 0), spec)) for name in ("noise", "planted")}

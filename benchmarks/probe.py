@@ -10,13 +10,13 @@ of scikit-learn's time divided by ours; the last columns are the largest differe
 logistic regression, the largest of each from the probabilities of a fit to a tolerance of 1e-7.
 """
 
-import argparse
 import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 
+import _options
 import numpy as np
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import log_loss
@@ -75,9 +75,7 @@ def converged(x: np.ndarray, y: np.ndarray, folds: np.ndarray, inner: np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
+    parser = _options.parser(__doc__, "fewer rows and rounds")
     parser.add_argument("--rows", type=int, help="4,000, or 1,000 of --quick, when not given")
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--probe", choices=["ridge", "logistic"], help="only this one")

@@ -20,7 +20,6 @@ machine disturbs least, and `processor` by the median of the processor time that
     everything            all of these
 """
 
-import argparse
 import json
 import platform
 import statistics
@@ -29,6 +28,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import _options
 import numpy as np
 import torch
 import transformers
@@ -191,9 +191,7 @@ def reducers(rounds: int, tokens: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer prompts and rounds")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
+    parser = _options.parser(__doc__, "fewer prompts and rounds")
     parser.add_argument("--threads", type=int, help="threads of torch; with 1, processor time waits for nobody")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())

@@ -10,7 +10,6 @@ read once for all of them. Processor seconds, of all threads together, say what 
 things too.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _options
 import numpy as np
 import polars as pl
 
@@ -78,10 +78,7 @@ def timed(store: Store, metrics: list[str] | None) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer samples and layers")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer samples and layers").parse_args()
     n, layers, rounds = (2000, 5, 2) if options.quick else (10_000, 17, 1)
     figures: dict[str, float] = {}
     print(f"{n:,} samples, {layers} layers, {WIDTH} wide, {os.cpu_count()} cores, {rounds} rounds; seconds")

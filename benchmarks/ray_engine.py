@@ -13,7 +13,6 @@ Two workers on the cores of one machine share its memory and its cores: `two_ove
 idle between its products. On two machines the model is not loaded in turn, and nothing is shared but the store.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
 
+import _options
 import numpy as np
 import torch
 from _contest import Shape, make_model
@@ -79,10 +79,7 @@ def timed(asked: Recipe, folder: Path, workers: int | None) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer layers, prompts and rounds")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer layers, prompts and rounds").parse_args()
     layers, n, rounds = (4, 96, 2) if options.quick else (SHAPE.layers, 512, 5)
     cores = os.cpu_count() or 1
     torch.set_num_threads(cores)

@@ -8,7 +8,6 @@ them. `opened` is the time from the browser's start of the page to its first cha
 window; it is left out where Playwright or Chromium are missing.
 """
 
-import argparse
 import json
 import shutil
 import statistics
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _options
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -44,9 +44,7 @@ TEXT = ("token_f1", "rouge_l", "bleu", "chrf", "exact_match")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the samples")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser = _options.parser(__doc__, "a fifth of the samples")
     asked = parser.parse_args()
     samples = 200 if asked.quick else 1000
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ how long that takes.
 A sample takes about 62 kB of disk. --quick has 200 to 2,000 samples, and 300 small shards.
 """
 
-import argparse
 import json
 import shutil
 import statistics
@@ -21,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import _options
 import numpy as np
 
 from layercache import listing
@@ -194,9 +194,7 @@ def line(name: str, value: float) -> tuple[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer samples and shards")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
+    parser = _options.parser(__doc__, "fewer samples and shards")
     parser.add_argument("--only", choices=("growing", "small"), help="one of the two tables")
     parser.add_argument("--folder", type=Path, help="where the stores are made (100,000 samples take 7 GB)")
     options = parser.parse_args()

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import _options
 import pyarrow as pa
 from _costs import QUICK, Sizes, measure
 
@@ -253,9 +254,7 @@ def filled(page: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("--quick", action="store_true", help="measure on smaller stores")
-    made.add_argument("--json", action="store_true", help="close with one JSON object")
+    made = _options.parser(__doc__, "measure on smaller stores")
     made.add_argument("--save", type=Path, help="keep what was measured")
     made.add_argument("--constants", type=Path, help="measure nothing: take these")
     made.add_argument("--page", type=Path, help="print nothing: put the tables below the commands of this page")

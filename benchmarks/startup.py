@@ -4,13 +4,14 @@ Whole processes, started in turn in paired rounds: a bare interpreter, one that 
 `--help`, `ls` and a first SQL query on the sample store. Medians, and the ratio to the bare interpreter.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import _options
 
 SAMPLE = Path(__file__).parents[1] / "store"
 LAYERCACHE = [sys.executable, "-m", "layercache"]
@@ -34,10 +35,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer rounds").parse_args()
     rounds = [
         {name: seconds(command) for name, command in COMMANDS.items()} for _ in range(1 + (5 if options.quick else 15))
     ][1:]

@@ -18,7 +18,6 @@ against itself. Of a few megabytes, opening files is most of the time. In the se
 files), a file cut short and one flipped byte are tried out; the other columns say what the formats are made for.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -31,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import _options
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -286,10 +286,7 @@ def abilities(states: np.ndarray) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer samples and rounds")
-    parser.add_argument("--json", action="store_true", help="close with one JSON object")
-    options = parser.parse_args()
+    options = _options.parser(__doc__, "fewer samples and rounds").parse_args()
     n, rounds = (300, 3) if options.quick else (1200, 9)
     models = {"demo": "demo", **({"minilm": str(ENCODER)} if ENCODER.exists() else {})}
     print(

@@ -1,13 +1,12 @@
 """Writes the tables of keys in docs/recipes.md: python docs/generate_recipes.py."""
 
-import ast
 import inspect
-import textwrap
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
 from layercache import recipe
+from layercache.recipe import keys
 from layercache.recipe.base import Spec
 
 PAGE = Path(__file__).parent / "recipes.md"
@@ -31,16 +30,14 @@ def page() -> str:
 
 def _table(title: str, kind: type[Spec]) -> str:
     lines = [f"### `{title}`\n", inspect.getdoc(kind) or "", "\n| key | when not given | meaning |\n|---|---|---|"]
-    meanings: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if issubclass(base, Spec) and base is not Spec:
-            meanings |= _meanings(base)
+    meanings = keys.meanings(kind)
     for name, field in kind.model_fields.items():
         if name == "kind":
             continue
         default = field.get_default(call_default_factory=True)
+        bar = "\\|"
         shown = "required" if default is PydanticUndefined else _shown(default)
-        lines.append(f"| `{name}` | {shown} | {meanings.get(name, '')} |")
+        lines.append(f"| `{name}` | {shown} | {meanings.get(name, '').replace('|', bar)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -51,18 +48,6 @@ def _shown(default: object) -> str:
         return f"`{str(default).lower()}`"
     text = f'"{default}"' if isinstance(default, str) else str(default).replace("'", '"')
     return f"`{text}`"
-
-
-def _meanings(kind: type[Spec]) -> dict[str, str]:
-    """Read the sentence below each field."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    found = {}
-    for field, below in zip(tree.body, tree.body[1:]):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(str(below.value.value).split()).replace("|", "\\|")
-    return found
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         delta_p,
         entropy,
         extract,
+        load_recipe,
         probe,
         probe_depth,
         quality,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
         text,
     )
     from layercache.recipe import Recipe
-    from layercache.recipe import load as load_recipe
     from layercache.store.reader import Store, open
 
 __version__ = "0.1.0"
@@ -66,7 +66,6 @@ _LAZY = {
     **{name: ("layercache.api", name) for name in __all__ if name[0].islower()},
     "Recipe": ("layercache.recipe", "Recipe"),
     "Store": ("layercache.store.reader", "Store"),
-    "load_recipe": ("layercache.recipe", "load"),
     "open": ("layercache.store.reader", "open"),
 }
 

@@ -19,7 +19,7 @@ dash between spaces and at an opening bracket; not at the full stop of an initia
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -102,11 +102,11 @@ def first_clause(text: str) -> tuple[int, int] | None:
     return _trimmed(text, 0, len(text), " \t\r\n") if text.strip() else None
 
 
-def read_aliases(cell: Any, column: str, row: int) -> list[str] | None:
+def read_aliases(cell: Any, where: Callable[[], str] = lambda: "a cell") -> list[str] | None:
     """Read the cell of a column of accepted answers: a list, a JSON (or Python) list as text, or one plain text.
 
     Args:
-        column, row: named in the message of a failure; the row counts from 1.
+        where: gives what a failure's message opens with: the column and the row.
 
     Returns:
         None where the cell says nothing.
@@ -115,24 +115,23 @@ def read_aliases(cell: Any, column: str, row: int) -> list[str] | None:
         DataError: the cell is a number, a boolean, an object, a list of other things than texts and numbers, or text
             that opens and closes like a list and is none.
     """
-    where = f"answers column {column!r}, row {row}"
     if isinstance(cell, str):
         text = cell.strip()
         if text[:1] + text[-1:] not in ("[]", "{}"):
             return [text] if text else None
         cell = _literal(text)
         if cell is None:
-            raise DataError(f"{where}: {text[:40]!r} opens like a list and is none: write a JSON list, or plain text")
+            raise DataError(f"{where()}: {text[:40]!r} opens like a list and is none: write a JSON list, or plain text")
     if cell is None:
         return None
     if not isinstance(cell, (list, tuple)):
         shown = "an object" if isinstance(cell, dict) else repr(cell)[:40]
         raise DataError(
-            f"{where}: {shown} is not a list of accepted answers: name a column of lists or texts, or write it as text"
+            f"{where()}: {shown} is not a list of accepted answers: name a column of lists or texts, or write it as text"
         )
     items = [item for item in cell if item is not None]
     if not all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in items):
-        raise DataError(f"{where}: the list {json.dumps(cell, default=str)[:40]} does not hold texts only")
+        raise DataError(f"{where()}: the list {json.dumps(cell, default=str)[:40]} does not hold texts only")
     return [str(item).strip() for item in items if str(item).strip()] or None
 
 

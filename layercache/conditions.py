@@ -19,7 +19,7 @@ does to a sample is `layercache.extract.conditions`.
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -225,25 +225,3 @@ def with_settings(condition: Condition, settings: Settings) -> Condition:
             f" {replace(condition, digest=digest).name!r}: leave out the hash"
         )
     return replace(condition, digest=digest)
-
-
-def control_of(name: str, stored: Collection[str] = ()) -> str:
-    """Return the name of the control of a knockout or a patch.
-
-    Args:
-        stored: conditions to choose from: the control with default parameters where it is among them, else the
-            first one of the same span and layers that was made with others.
-
-    Raises:
-        RecipeError: the condition has no control.
-    """
-    if name.startswith(f"{KNOCKOUT}-"):
-        control = CONTROL + name.removeprefix(KNOCKOUT)
-    elif name.startswith(f"{PATCH}-"):
-        control = re.sub(r"-[0-9a-f]{8}\Z", "", CONTROL_PATCH + name.removeprefix(PATCH))
-    else:
-        raise RecipeError(f"condition {name!r} has no control: knockouts and patches have one")
-    if control in stored:
-        return control
-    others = sorted(one for one in stored if re.fullmatch(re.escape(control) + r"-[0-9a-f]{8}", one))
-    return others[0] if others else control

@@ -4,8 +4,6 @@ Dataset.prompts[i] is row i's text with the character range of every template fi
 Dataset.frame      is the user's own columns, typed
 """
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,29 +15,11 @@ import polars as pl
 
 from layercache import nearest, sources
 from layercache.answers import read_aliases
+from layercache.cells import CONVERTERS, infer, is_grouped, or_none
 from layercache.errors import DataError
-from layercache.outputs import WHOLE_PROMPT
 from layercache.recipe import DataSpec, Label, parse_label
 from layercache.searched import Searched, check_searched, with_searched
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One row's prompt.
-
-    Attributes:
-        text: what the model is given (before any chat template).
-        spans: template field → its character range [start, end) in `text`; an empty field has none.
-        absent: fields that are empty in this row.
-        unfound: spans whose text does not stand in its field.
-        target: text whose first token the lens follows at the prompt's last position.
-    """
-
-    text: str
-    spans: dict[str, tuple[int, int]]
-    absent: tuple[str, ...] = ()
-    target: str | None = None
-    unfound: tuple[str, ...] = ()
+from layercache.template import Part, Prompt, as_text, parse_template, render
 
 
 @dataclass(frozen=True)
@@ -71,6 +51,10 @@ class Dataset:
     answer_columns: tuple[str, ...] = ()
     exact_answers: list[str | None] | None = None
 
+    def place(self, row: int) -> str:
+        """Name a row by its number, from 0, and by the line of its file."""
+        return sources.place(self.source, row)
+
 
 def load(spec: DataSpec) -> Dataset:
     """Read a data set and render its prompts.
@@ -78,12 +62,12 @@ def load(spec: DataSpec) -> Dataset:
     Raises:
         DataError: the source cannot be read; the template, a label, the split, the group, the target, a reference,
             an answer or a span names a column that is not there; a label does not fit its kind, or an answer is no list of
-            texts (the message names the row, from 1).
+            texts (the message names the row, from 0, and its line of the file).
     """
     rows = sources.read(spec.source)[: spec.limit]
     names = list(dict.fromkeys(name for row in rows for name in row))
     missing = set(spec.missing)
-    columns = {name: [_cell(row.get(name), missing) for row in rows] for name in names}
+    columns = {name: [or_none(row.get(name), missing) for row in rows] for name in names}
     template = spec.template or _default_template(spec.source, names)
     parts = parse_template(template)
     labels = [parse_label(text) for text in spec.labels]
@@ -97,7 +81,7 @@ def load(spec: DataSpec) -> Dataset:
     for what, name in [*wanted, *single, ("exact_answer", spec.exact_answer)]:
         _require(name, names, what)
     check_searched(searched, parts)
-    frame, notes = _typed(columns, labels, references)
+    frame, notes = _typed(columns, labels, references, spec.source)
     split = spec.split or ("split" if "split" in names else None)
     prompts = render(parts, columns, len(rows), columns[spec.target] if spec.target else None)
     prompts = with_searched(prompts, searched, columns)
@@ -114,7 +98,7 @@ def load(spec: DataSpec) -> Dataset:
         chat=spec.chat,
         notes=[*notes, *_leaks(parts, labels), *_empty_fields(prompts), *_unfound(prompts)],
         references=references,
-        answers=_answers(spec.answers, columns, len(rows)),
+        answers=_answers(spec.answers, columns, spec.source),
         answer_columns=tuple(spec.answers or ()),
         exact_answers=[as_text(cell) or None for cell in columns[spec.exact_answer]] if spec.exact_answer else None,
     )
@@ -129,94 +113,6 @@ def data_name(spec: DataSpec) -> str:
     else:
         stem = Path(spec.source).stem
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-") or "data"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of a template: literal text, or the field whose value stands there."""
-
-    literal: str = ""
-    field: str | None = None
-    span: str | None = None
-
-
-_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
-
-
-def parse_template(template: str) -> list[Part]:
-    """Split a template into literal text and fields; `{{` and `}}` stand for braces.
-
-    A field that stands twice gives the spans `name` and `name#2`.
-
-    Raises:
-        DataError: a brace without its partner, or a field called `prompt` beside other text (that span
-            is the whole prompt).
-    """
-    parts: list[Part] = []
-    seen: dict[str, int] = {}
-    end = 0
-    for match in _TOKEN.finditer(template):
-        parts.append(Part(template[end : match.start()]))
-        end = match.end()
-        text, field = match.group(0), match.group(1)
-        if text in ("{{", "}}"):
-            parts.append(Part(text[0]))
-        elif field is None:
-            raise DataError(
-                f"template has a lone {text!r} at character {match.start() + 1}; write {text}{text} for one"
-            )
-        else:
-            name = field.strip()
-            seen[name] = seen.get(name, 0) + 1
-            parts.append(Part(field=name, span=name if seen[name] == 1 else f"{name}#{seen[name]}"))
-    parts = [part for part in [*parts, Part(template[end:])] if part.literal or part.field]
-    if WHOLE_PROMPT in seen and len(parts) > 1:
-        raise DataError("a template field called 'prompt' must stand alone: that span is the whole prompt; rename it")
-    return parts
-
-
-def render(parts: list[Part], columns: dict[str, list[Any]], n: int, targets: list[Any] | None) -> list[Prompt]:
-    """Render `n` prompts; a missing cell renders as nothing and leaves its span absent."""
-    prompts = []
-    for row in range(n):
-        text = ""
-        spans: dict[str, tuple[int, int]] = {}
-        absent = []
-        for part in parts:
-            piece = part.literal if part.field is None else as_text(columns[part.field][row])
-            if part.span is not None and part.span != WHOLE_PROMPT:
-                if piece:
-                    spans[part.span] = (len(text), len(text) + len(piece))
-                else:
-                    absent.append(part.span)
-            text += piece
-        target = as_text(_first(targets[row])) if targets is not None else ""
-        prompts.append(Prompt(text, spans, tuple(absent), target or None))
-    return prompts
-
-
-def as_text(value: Any) -> str:
-    """Render a cell as a prompt's text: lists joined by commas, booleans in lower case, nothing for no value."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(as_text(item) for item in value)
-    return str(value).strip()
-
-
-def _first(value: Any) -> Any:
-    return (value[0] if value else None) if isinstance(value, (list, tuple)) else value
-
-
-def _cell(value: Any, missing: set[str]) -> Any:
-    """Return None for a cell without a value."""
-    if isinstance(value, str):
-        return None if not value.strip() or value.strip() in missing else value
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value
 
 
 def _default_template(source: str, names: list[str]) -> str:
@@ -239,7 +135,7 @@ def _require(name: str | None, names: list[str], what: str) -> None:
 
 
 def _typed(
-    columns: dict[str, list[Any]], labels: Iterable[Label], references: tuple[str, ...]
+    columns: dict[str, list[Any]], labels: Iterable[Label], references: tuple[str, ...], source: str
 ) -> tuple[pl.DataFrame, list[str]]:
     """Type every column: declared labels by their kind, references as text, the others by what their cells are."""
     kinds = {**dict.fromkeys(references, "text"), **{label.name: label.kind for label in labels}}
@@ -247,18 +143,19 @@ def _typed(
     notes = []
     for name, cells in columns.items():
         if name not in kinds:
-            series.append(_infer(name, cells))
+            series.append(infer(name, cells))
             continue
         convert, dtype = CONVERTERS[kinds[name]]
         if name in references and kinds[name] != "text" and any(isinstance(cell, (list, tuple)) for cell in cells):
             raise DataError(f"reference {name!r} holds lists and is a {kinds[name]} label: declare it {name}:text")
         if kinds[name] == "text" and not any(isinstance(cell, (list, tuple)) for cell in cells):
             convert, dtype = as_text, pl.String
-        series.append(pl.Series(name, [_convert(convert, v, name, i) for i, v in enumerate(cells)], dtype, strict=True))
+        values = [_convert(convert, value, name, row, source) for row, value in enumerate(cells)]
+        series.append(pl.Series(name, values, dtype, strict=True))
         empty = sum(value is None for value in cells)
         if empty == len(cells):
             raise DataError(f"{'reference' if name in references else 'label'} {name!r} has no value in any row")
-        grouped = [cell for cell in cells if isinstance(cell, str) and _GROUPED.fullmatch(cell.strip())]
+        grouped = [cell for cell in cells if is_grouped(cell)]
         if kinds[name] == "number" and grouped:
             notes.append(f"{name}: {len(grouped):,} cells are read with a thousands separator, such as {grouped[0]!r}")
         if empty:
@@ -267,7 +164,7 @@ def _typed(
     return pl.DataFrame(series), notes
 
 
-def _convert(convert: Callable[[Any], Any], value: Any, name: str, index: int) -> Any:
+def _convert(convert: Callable[[Any], Any], value: Any, name: str, row: int, source: str) -> Any:
     if value is None:
         return None
     try:
@@ -275,88 +172,24 @@ def _convert(convert: Callable[[Any], Any], value: Any, name: str, index: int) -
     except ValueError as error:
         shown = as_text(value)[:60]
         raise DataError(
-            f"label {name!r}, row {index + 1}: {shown!r} is not {error}; mend the cell, empty it, or name it as missing"
+            f"label {name!r}, {sources.place(source, row)}: {shown!r} is not {error}; mend the cell, empty it, or name it"
+            " as missing"
         ) from None
 
 
-_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str) and _GROUPED.fullmatch(value.strip()):
-        value = value.replace(",", "")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError("a number") from None
-    if not math.isfinite(number):
-        raise ValueError("a finite number")
-    return number
-
-
-_BOOLEANS = {"true": True, "yes": True, "t": True, "y": True, "1": True, "1.0": True}
-_BOOLEANS |= {"false": False, "no": False, "f": False, "n": False, "0": False, "0.0": False}
-
-
-def _boolean(value: Any) -> bool:
-    try:
-        return _BOOLEANS[as_text(value).lower()]
-    except KeyError:
-        raise ValueError("true or false (yes/no and 1/0 are read too)") from None
-
-
-def _texts(value: Any) -> list[str]:
-    """Read a text label as the list of its references; one that is a plain text is a list of one."""
-    return [as_text(item) for item in value] if isinstance(value, (list, tuple)) else [as_text(value)]
-
-
-CONVERTERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
-    "number": (_number, pl.Float64),
-    "boolean": (_boolean, pl.Boolean),
-    "category": (as_text, pl.String),
-    "text": (_texts, pl.List(pl.String)),
-}
-
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
-_DECIMAL = re.compile(r"-?(0|[1-9]\d*)\.\d+([eE][+-]?\d+)?")
-
-
-def _infer(name: str, cells: list[Any]) -> pl.Series:
-    """Type a column nobody declared, losing nothing: text stays text unless every cell is plainly a number."""
-    values = [cell for cell in cells if cell is not None]
-    kinds = {type(value) for value in values}
-    if kinds == {str}:
-        if all(_INTEGER.fullmatch(value) for value in values):
-            return pl.Series(name, [None if cell is None else int(cell) for cell in cells], pl.Int64)
-        if all(_INTEGER.fullmatch(value) or _DECIMAL.fullmatch(value) for value in values):
-            return pl.Series(name, [None if cell is None else float(cell) for cell in cells], pl.Float64)
-        return pl.Series(name, cells, pl.String)
-    if kinds == {bool}:
-        return pl.Series(name, cells, pl.Boolean)
-    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
-        return pl.Series(name, cells, pl.Int64)
-    if kinds and kinds <= {int, float}:
-        return pl.Series(name, [None if cell is None else float(cell) for cell in cells], pl.Float64)
-    if kinds == {list} and all(isinstance(item, str) for value in values for item in value):
-        return pl.Series(name, cells, pl.List(pl.String))
-    return pl.Series(name, [None if cell is None else _json(cell) for cell in cells], pl.String)
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _answers(names: Sequence[str] | None, columns: dict[str, list[Any]], n: int) -> list[list[str] | None] | None:
+def _answers(names: Sequence[str] | None, columns: dict[str, list[Any]], source: str) -> list[list[str] | None] | None:
     """Gather every row's accepted answers from the columns named; None where none is."""
     if not names:
         return None
-    found = []
-    for row in range(n):
-        cells = [read_aliases(columns[name][row], name, row + 1) or [] for name in names]
-        found.append(list(dict.fromkeys(text for cell in cells for text in cell)) or None)
+    read = [[_aliases(cell, name, row, source) for row, cell in enumerate(columns[name])] for name in names]
+    found = [list(dict.fromkeys(text for cell in cells for text in cell)) or None for cells in zip(*read)]
     if not any(found):
         raise DataError(f"answers: {', '.join(names)} has no value in any row")
     return found
+
+
+def _aliases(cell: Any, name: str, row: int, source: str) -> list[str]:
+    return read_aliases(cell, lambda: f"answers column {name!r}, {sources.place(source, row)}") or []
 
 
 def _leaks(parts: list[Part], labels: Iterable[Label]) -> list[str]:

@@ -25,7 +25,7 @@ _NEAR = 3
 
 
 def float32(values: np.ndarray) -> np.ndarray:
-    """Return numbers as float32; uint16 are the bits of bfloat16, which NumPy does not know."""
+    """Return numbers as float32 of the same shape; uint16 are the bits of bfloat16, which NumPy does not know."""
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return values.astype(np.float32, copy=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from layercache.errors import RecipeError
 from layercache.parts import Part, Work
-from layercache.quantities import in_words
+from layercache.quantities import consecutive, in_words
 
 _INDEX = "${SLURM_ARRAY_TASK_ID}"
 
@@ -111,12 +111,7 @@ def as_json(command: Command, works: Sequence[Work]) -> str:
 
 def _ranges(indices: Iterable[int]) -> str:
     """Write ascending numbers as Slurm does: 0,2,3 or, where more than two follow each other, 0-3."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][-1] == index - 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
+    runs = consecutive(indices)
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 

@@ -1,5 +1,6 @@
 """What a store holds, in words: the tables behind `layercache ls` and `layercache show`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 from layercache import quantities
 from layercache.outputs import TOKENS
 from layercache.queries import Query
-from layercache.store import cleanup, head, results
+from layercache.store import cleanup, head, reader, results
 from layercache.store.layout import CLEAN, QUARANTINE, Run, ShardInfo
 from layercache.store.reader import Store
 
@@ -20,32 +21,23 @@ def runs(store: Store) -> pa.Table:
     `prompts` are those that the model answered: of them the answers are kept and no more, their states with the answer are
     `samples`; NULL where no answers were asked for. `bytes` are those of the shards, `head` those of the head that is kept beside the run, NULL where none is.
     """
-    columns = (
-        "run",
-        "model",
-        "data",
-        "samples",
-        "prompts",
-        "layers",
-        "conditions",
-        "outputs",
-        "shards",
-        "bytes",
-        "head",
-    )
-    rows = [dict(zip(columns, _summary(store, run))) for run in store.runs()]
-    table = pa.table({name: [row[name] for row in rows] for name in columns})
+    rows = [summary(store, run) for run in store.runs()]
+    table = pa.table({name: [row[name] for row in rows] for name in _COLUMNS})
     for name in ("prompts", "head"):
-        table = table.set_column(columns.index(name), name, table[name].cast(pa.int64()))
+        table = table.set_column(_COLUMNS.index(name), name, table[name].cast(pa.int64()))
     return table
 
 
-def _summary(store: Store, run: Run) -> tuple[Any, ...]:
+_COLUMNS = ["run", "model", "data", "samples", "prompts", "layers", "conditions", "outputs", "shards", "bytes", "head"]
+
+
+def summary(store: Store, run: Run) -> dict[str, Any]:
+    """Return a run's row of `runs`."""
     conditions = store.conditions(run)
     shards = [shard for name in conditions for shard in store.shards(run, name)]
     outputs = {name for shard in shards for name in shard.outputs if name != TOKENS}
     prompts = answered_prompts(store, run)
-    return (
+    cells = (
         run.id,
         run.model,
         ", ".join(info.name for info in store.data(run)),
@@ -58,6 +50,7 @@ def _summary(store: Store, run: Run) -> tuple[Any, ...]:
         _bytes(shards),
         None if (kept := head.find(run)) is None else kept.stat().st_size,
     )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 def answered_prompts(store: Store, run: Run) -> set[str] | None:
@@ -73,16 +66,46 @@ def _bytes(shards: list[ShardInfo]) -> int:
     return sum(file.bytes for shard in shards for file in shard.files.values())
 
 
-def not_analysed(path: Path, query: Query) -> str | None:
-    """Say which analysis a named query reads that the store holds no result of; None when there is none."""
+_MAKES = {
+    "hidden": (r"hidden:", "no run of this store kept states", "`layercache extract --pooling mean` keeps some"),
+    "lens": (r"lens:", "no run of this store was read by the lens", "`layercache extract --lens last` does that"),
+    "choices": (
+        r"lens:.*:choices-",
+        "no run of this store scored answers",
+        "`layercache extract --choice ' true' --choice ' false'` scores some",
+    ),
+    "token_stats": (
+        r"stats:",
+        "no run of this store took statistics over tokens",
+        "`layercache extract --stats norm,curvature,prompt_entropy` takes some",
+    ),
+    "generations": (
+        r"generation:",
+        "no run of this store generated text",
+        "`layercache extract --generate-layers all` lets every layer write, `--generate-answer` the last",
+    ),
+}
+"""Of a table: how the names of the outputs begin that it holds, and what to say of a store without any."""
+
+
+def why_empty(path: Path, query: Query, given: bool) -> str | None:
+    """Say why a named query found no row: what it reads was not captured, or not analysed; None when that is not so.
+
+    Args:
+        given: parameters narrowed it down, which may be why.
+    """
+    store = reader.open(path)
     there = {info.analysis for info in results.listing(path)}
-    lacking = [kind for kind in query.analyses if kind not in there]
-    if not lacking:
-        return None
-    kinds = " ".join(lacking)
-    return (
-        f"query {query.name} reads results of {kinds}, and the store has none: run `layercache analyze {kinds}` first"
-    )
+    places = [(run, condition) for run in store.runs() for condition in store.conditions(run)]
+    if not places:
+        return f"query {query.name}: the store holds no run yet: `layercache extract` makes one"
+    outputs = {name for place in places for shard in store.shards(*place) for name in shard.outputs}
+    for table, (opening, lacking, remedy) in _MAKES.items():
+        if table in query.tables and not any(re.match(opening, name) for name in outputs):
+            return f"query {query.name} reads the table {table}, and {lacking}: {remedy}"
+    if kinds := " ".join(kind for kind in query.analyses if kind not in there):
+        return f"query {query.name} reads results of {kinds}, and the store has none: run `layercache analyze {kinds}` first"
+    return f"query {query.name}: {query.none}" if query.none and not given else None
 
 
 def litter(path: Path) -> str | None:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-from layercache import token_statistics
+from layercache import nearest, token_statistics
 from layercache.errors import RecipeError
 
 Site = Literal["resid", "attn_out", "mlp_out"]
@@ -132,7 +132,11 @@ def parse_feature(text: str, known: tuple[str, ...], what: str) -> Feature:
     """
     how, _, span = text.strip().partition("@")
     if how not in known:
-        raise RecipeError(f"unknown {what} {text!r}: use one of {', '.join(known)}, optionally @a span (mean@question)")
+        close = nearest.nearest(how, known)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise RecipeError(
+            f"unknown {what} {text!r}: {meant}use one of {', '.join(known)}, optionally @a span (mean@question)"
+        )
     return Feature(how, span or WHOLE_PROMPT)
 
 

@@ -72,7 +72,10 @@ def parse(text: str) -> Part:
     if count < 1:
         raise RecipeError(f"shard {text}: there must be at least one part: write i/n with n from 1")
     if index > count:
-        raise RecipeError(f"shard {text}: of {count} parts there is none with number {index}: write 0 to {count - 1}")
+        raise RecipeError(
+            f"shard {text}: of {count} parts there is none with number {index}: write 0/{count} to {count - 1}/{count}, or"
+            f" count them from 1 to {count}/{count}, which is 0/{count}"
+        )
     return Part(index, count)
 
 

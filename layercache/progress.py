@@ -59,6 +59,42 @@ class Once(Progress):
             self._inner.note(text)
 
 
+class Held(Progress):
+    """Keeps notes back until a task begins, and then passes on everything."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self._kept: list[str] | None = []
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
+        """Say what was kept back, and open a piece of work."""
+        self.release()
+        with self._inner.task(title, total, unit) as task:
+            yield task
+
+    def note(self, text: str) -> None:
+        """Keep one line, or say it."""
+        if self._kept is None:
+            self._inner.note(text)
+        else:
+            self._kept.append(text)
+
+    def release(self) -> None:
+        """Say what was kept back, and keep nothing from now on."""
+        kept, self._kept = self._kept, None
+        for text in kept or ():
+            self._inner.note(text)
+
+
+@contextmanager
+def held(progress: Progress) -> Iterator[Progress]:
+    """Keep notes back until work begins or has ended well: where nothing was done, an error stands alone."""
+    inner = Held(progress)
+    yield inner
+    inner.release()
+
+
 class _LineTask(Task):
     """Prints a line at the start of the work's end and every `every` seconds between."""
 

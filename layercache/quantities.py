@@ -1,6 +1,7 @@
-"""Reads lengths of time and sizes as people write them, and writes sizes: `1h`, `30m`, `256MB`."""
+"""Reads lengths of time and sizes as people write them, and writes sizes and runs of numbers: `1h`, `256MB`, `0–8`."""
 
 import re
+from collections.abc import Iterable
 
 from layercache.errors import RecipeError
 
@@ -47,6 +48,17 @@ def in_words(size: float) -> str:
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+def consecutive(numbers: Iterable[int]) -> list[list[int]]:
+    """Part ascending numbers into runs of such as follow each other: 0, 1, 2, 5 are [0, 1, 2] and [5]."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def _number(text: str, units: dict[str, int], wanted: str) -> float:

@@ -2,6 +2,7 @@
 
     -- title: Entropy by layer
     -- about: What the header's readers should know, on one line or several such lines.
+    -- none: What it means that there are no rows, and which command makes some.
     -- param: layer = 8 -- the layer
     SELECT … WHERE layer = $layer
 
@@ -17,8 +18,9 @@ from typing import NamedTuple
 from layercache import nearest, resources
 from layercache.errors import QueryError
 
-_HEADER = re.compile(r"--\s*(title|about|param):\s*(.*?)\s*")
+_HEADER = re.compile(r"--\s*(title|about|none|param):\s*(.*?)\s*")
 _PARAM = re.compile(r"(\w+)\s*=\s*('(?:[^']|'')*'|\S+)(?:\s+--\s*(.*))?")
+_TABLE = re.compile(r"^(?!\s*--).*?\b(?:FROM|JOIN)\s+(\w+)", re.MULTILINE)
 _ANALYSIS = re.compile(r"\banalysis = '(\w+)'")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?")
 
@@ -40,6 +42,8 @@ class Query(NamedTuple):
     title: str
     """One line; empty where the query is not meant for users."""
     about: str
+    none: str
+    """What it means that there are no rows though everything it reads is there; empty where that says enough."""
     sql: str
     """The whole file; the header is comments."""
     params: dict[str, Param]
@@ -48,6 +52,11 @@ class Query(NamedTuple):
     def analyses(self) -> list[str]:
         """The kinds of analysis whose results it reads."""
         return list(dict.fromkeys(_ANALYSIS.findall(self.sql)))
+
+    @property
+    def tables(self) -> set[str]:
+        """The names that it reads from: tables of the store, and what it makes of them itself."""
+        return set(_TABLE.findall(self.sql))
 
     def bind(self, given: Mapping[str, Value]) -> dict[str, Value]:
         """Return the value of every parameter: the one given, or the default.
@@ -95,7 +104,7 @@ def read_query(path: Path) -> Query:
         sql = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(f"cannot read the query {path}: {error}") from error
-    entries: dict[str, list[str]] = {"title": [], "about": [], "param": []}
+    entries: dict[str, list[str]] = {"title": [], "about": [], "none": [], "param": []}
     for line in sql.splitlines():
         if match := _HEADER.fullmatch(line):
             entries[match[1]].append(match[2])
@@ -104,6 +113,7 @@ def read_query(path: Path) -> Query:
         name=path.stem,
         title=" ".join(entries["title"]),
         about=" ".join(entries["about"]),
+        none=" ".join(entries["none"]),
         sql=sql,
         params={param.name: param for param in params},
     )

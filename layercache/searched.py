@@ -6,13 +6,11 @@ spans = ["subject@question"]    "Who is the father of Ada?", subject "Ada"    th
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from layercache.errors import DataError
 from layercache.folding import is_unspaced
-
-if TYPE_CHECKING:
-    from layercache.dataset import Part, Prompt
+from layercache.template import Part, Prompt
 
 
 class Searched(NamedTuple):
@@ -22,7 +20,7 @@ class Searched(NamedTuple):
     field: str
 
 
-def check_searched(searched: Sequence[Searched], parts: "Sequence[Part]") -> None:
+def check_searched(searched: Sequence[Searched], parts: Sequence[Part]) -> None:
     """Refuse spans that cannot be placed.
 
     Raises:
@@ -39,16 +37,14 @@ def check_searched(searched: Sequence[Searched], parts: "Sequence[Part]") -> Non
             raise DataError(f"span {one.column}@{one.field}: there is a span {one.column!r} already: rename the column")
 
 
-def with_searched(
-    prompts: "list[Prompt]", searched: Sequence[Searched], columns: dict[str, list[Any]]
-) -> "list[Prompt]":
+def with_searched(prompts: list[Prompt], searched: Sequence[Searched], columns: dict[str, list[Any]]) -> list[Prompt]:
     """Add the spans to every prompt; a row whose text is empty, or is not in its field, has none."""
     for column, field in searched:
         prompts = [_add(prompt, column, field, cell) for prompt, cell in zip(prompts, columns[column], strict=True)]
     return prompts
 
 
-def _add(prompt: "Prompt", column: str, field: str, cell: Any) -> "Prompt":
+def _add(prompt: Prompt, column: str, field: str, cell: Any) -> Prompt:
     wanted = "" if cell is None else str(cell).strip()
     if not wanted or field not in prompt.spans:
         return replace(prompt, absent=(*prompt.absent, column))

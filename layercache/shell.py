@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from layercache import nearest, table
 from layercache.errors import LayercacheError, QueryError
-from layercache.listing import not_analysed
+from layercache.listing import why_empty
 from layercache.queries import list_queries, load_query
 from layercache.store import reader, sql, views
 from layercache.store.sqltext import identifier
@@ -97,7 +97,11 @@ class Shell:
         print(" ".join(views.names(reader.open(self._store))))
 
     def schema(self, words: list[str]) -> None:
-        """Show the columns of one table, or of all."""
+        """Show the columns of one table, or of all.
+
+        Raises:
+            QueryError: there is no such table.
+        """
         there = views.names(reader.open(self._store))
         unknown = [name for name in words if name.lower() not in there]
         if unknown:
@@ -116,12 +120,17 @@ class Shell:
             print(f"{one.name:24} {one.title}")
 
     def query(self, words: list[str]) -> None:
-        """Run a named query."""
+        """Run a named query.
+
+        Raises:
+            QueryError: there is none of that name, or a parameter does not fit.
+        """
         if not words or any("=" not in word for word in words[1:]):
             raise QueryError("write .query NAME [PARAM=VALUE …]")
         loaded = load_query(words[0])
         given = dict(word.partition("=")[::2] for word in words[1:])
-        if not self._show(loaded.sql, dict(loaded.bind(given))) and (note := not_analysed(self._store, loaded)):
+        shown = self._show(loaded.sql, dict(loaded.bind(given)))
+        if not shown and (note := why_empty(self._store, loaded, bool(given))):
             print(note, file=sys.stderr)
 
     def help(self, words: list[str]) -> None:

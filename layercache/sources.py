@@ -1,14 +1,18 @@
 """Reads a data set from where it lies: CSV, TSV, JSON, JSONL, text, Parquet, `hf:NAME`, `demo:NAME`.
 
-Every reader returns one dictionary a row. Cells of CSV and TSV are text; nested objects become dotted
-columns (`metadata.s_pop`). Errors name the file and the line.
+Every reader yields one dictionary a row, and the line of the file that the row begins in. Cells of CSV and TSV are text;
+nested objects become dotted columns (`metadata.s_pop`). Errors name the file and the line.
+
+Rows count from 0, as in the store; lines of a file from 1, as in an editor.
 """
 
 import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from layercache import nearest
 from layercache.errors import DataError
 
 Row = dict[str, Any]
+Placed = tuple[int | None, Row]
+"""A row, and the line of its file that it begins in; None where it has no line of its own."""
 
 
 def read(source: str) -> list[Row]:
@@ -27,56 +33,86 @@ def read(source: str) -> list[Row]:
         DataError: the source is missing, empty, of an unknown kind, or malformed; the message names the line.
     """
     scheme, _, rest = source.partition(":")
+    rows: Iterable[Row]
     if scheme == "demo" and rest:
         rows = _read_demo(rest)
     elif scheme == "hf" and rest:
         rows = _read_hub(rest)
     else:
-        rows = _read_file(Path(source))
-    if not rows:
+        rows = (row for _, row in _read_file(Path(source)))
+    flat = [_flatten(row) for row in rows]
+    if not flat:
         raise DataError(f"{source} holds no rows")
-    return [_flatten(row) for row in rows]
+    return flat
 
 
-def _read_file(path: Path) -> list[Row]:
+def row_place(row: int) -> str:
+    """Name a row by its number, from 0, as the column `row` of the store has it."""
+    return f"row {row}"
+
+
+def place(source: str, row: int) -> str:
+    """Name a row of a source so that it can be looked up: `row 11 (line 13 of films.csv)`.
+
+    The file is read again, up to that row: only a message of what is wrong there needs it.
+    """
+    path = Path(source)
+    line = None
+    if path.suffix.lower() in READERS and path.is_file():
+        with suppress(DataError):
+            line = next(islice(_read_file(path), row, None), (None, {}))[0]
+    return row_place(row) if line is None else f"{row_place(row)} (line {line} of {path.name})"
+
+
+def _read_file(path: Path) -> Iterator[Placed]:
     reader = READERS.get(path.suffix.lower())
     if not path.exists():
         raise DataError(f"no data file {path}; give a path, hf:NAME or demo:NAME")
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a {', '.join(sorted(READERS))} file")
     if reader is None:
-        raise DataError(f"{path}: unknown kind of file; give one of {', '.join(sorted(READERS))}")
+        first = _FIRST.get(path.suffix.lower(), "")
+        raise DataError(f"{path}: unknown kind of file; {first}give one of {', '.join(sorted(READERS))}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
     try:
-        return reader(path)
+        yield from reader(path)
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} line {line}: not UTF-8 text; save the file as UTF-8") from error
+        raise DataError(f"{path} line {_not_utf8(path)}: not UTF-8 text; save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_csv(path: Path) -> list[Row]:
+def _not_utf8(path: Path) -> int:
+    """Return the line of the first byte that is not UTF-8; a stream's own error counts from its last buffer."""
+    content = path.read_bytes()
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1
+    return 1
+
+
+def _read_csv(path: Path) -> Iterator[Placed]:
     return _read_delimited(path, ",")
 
 
-def _read_tsv(path: Path) -> list[Row]:
+def _read_tsv(path: Path) -> Iterator[Placed]:
     return _read_delimited(path, "\t")
 
 
-def _read_delimited(path: Path, delimiter: str) -> list[Row]:
+def _read_delimited(path: Path, delimiter: str) -> Iterator[Placed]:
     """Read a CSV tolerantly (multi-line cells, stray quotes) and yet refuse a file that is cut or ragged."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with path.open(encoding="utf-8-sig", newline="") as stream:
         first = stream.readline()
         stream.seek(0)
         if delimiter == "," and "," not in first:
-            delimiter = next((other for other in ";\t" if other in first), ",")
+            delimiter = next((other for other in ";\t|" if other in first), ",")
         # csv.reader takes an unclosed quote to the end of the file for a cell, silently: a closing record
         # of our own that does not come back whole shows it.
         records = csv.reader(_with_end(stream), delimiter=delimiter)
-        return list(_records(records, path))
+        yield from _records(records, path)
 
 
 _END = "\ufffflayercache-end\uffff"
@@ -92,7 +128,7 @@ def _with_end(stream: Iterator[str]) -> Iterator[str]:
     yield _END
 
 
-def _records(records: Any, path: Path) -> Iterator[Row]:
+def _records(records: Any, path: Path) -> Iterator[Placed]:
     header: list[str] | None = None
     start = 1
     for record in records:
@@ -108,7 +144,7 @@ def _records(records: Any, path: Path) -> Iterator[Row]:
         elif len(record) != len(header):
             raise DataError(f"{path} line {line}: {len(record)} cells where the header has {len(header)} columns")
         else:
-            yield dict(zip(header, record))
+            yield line, dict(zip(header, record))
 
 
 def _header(names: list[str], path: Path) -> list[str]:
@@ -120,22 +156,21 @@ def _header(names: list[str], path: Path) -> list[str]:
     return header
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
+def _read_jsonl(path: Path) -> Iterator[Placed]:
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                rows.append(_object(_loads(line.strip(), path, number), path, f"line {number}"))
-    return rows
+                yield number, _object(_loads(line.strip(), path, number), path, f"line {number}")
 
 
-def _read_json(path: Path) -> list[Row]:
+def _read_json(path: Path) -> Iterator[Placed]:
     value = _loads(path.read_text(encoding="utf-8-sig"), path, 1)
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
     if not isinstance(value, list):
         raise DataError(f"{path} is not a JSON array of objects")
-    return [_object(item, path, f"element {number}") for number, item in enumerate(value, start=1)]
+    for number, item in enumerate(value):
+        yield None, _object(item, path, row_place(number))
 
 
 def _loads(text: str, path: Path, first_line: int) -> Any:
@@ -167,20 +202,26 @@ def _object(value: Any, path: Path, where: str) -> Row:
     return value
 
 
-def _read_text(path: Path) -> list[Row]:
+def _read_text(path: Path) -> Iterator[Placed]:
     """Read one row a line, blank lines left out."""
     with path.open(encoding="utf-8-sig") as stream:
-        return [{"text": line.strip()} for line in stream if line.strip()]
+        yield from ((number, {"text": line.strip()}) for number, line in enumerate(stream, start=1) if line.strip())
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> Iterator[Placed]:
     try:
-        return pl.read_parquet(path, glob=False).to_dicts()
+        yield from ((None, row) for row in pl.read_parquet(path, glob=False).to_dicts())
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {
+_FIRST = {
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"), "unpack it first, then "),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV, then "),
+}
+"""What is done first with a file of another kind."""
+
+READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".tab": _read_tsv,

@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from layercache.dataset import Dataset, as_text
+from layercache.dataset import Dataset
 from layercache.errors import DataError
 from layercache.groups import TEST, TRAIN, VALIDATION, Ints, group_rows, part_of
+from layercache.template import as_text
 
 _COLUMN = "split"
 
@@ -25,7 +26,7 @@ def kept_together(data: Dataset, asked: Sequence[str] | None) -> list[str]:
 
 
 def groups_of(data: Dataset, columns: Sequence[str]) -> Ints:
-    """Number the rows of a data set that must stay together: those of one prompt, or of one value in a column.
+    """Number the rows of a data set that must stay together, int64 [rows]: those of one prompt, or of one value in a column.
 
     Raises:
         DataError: there is no such column.
@@ -41,6 +42,9 @@ def parts(data: Dataset, groups: Ints) -> list[str | None]:
     """Return the part of every row: `train`, `validation`, `test`, or None for a row that has none.
 
     A row to train on whose group is validated or tested on has none, and so has a row to validate on that is tested on.
+
+    Args:
+        groups: of every row, int64 [rows].
     """
     named = (
         [None] * len(groups) if data.split is None else [part_of(as_text(v)) for v in data.frame[data.split].to_list()]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from layercache import __version__, dataset, engine, nearest, recipe
+from layercache import __version__, dataset, engine, nearest, recipe, spans
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
-from layercache.progress import Progress
+from layercache.progress import Progress, held
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,11 +41,9 @@ class Analysed:
 
     def frame(self) -> "pl.DataFrame":
         """Return the results as a Polars frame."""
-        import polars as pl
+        from layercache.frame import from_arrow
 
-        frame = pl.from_arrow(self.results)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return from_arrow(self.results)
 
     def __str__(self) -> str:
         from layercache.analyze import summary
@@ -91,6 +89,9 @@ def run(
         LayercacheError: any user error of the parts.
     """
     start = time.monotonic()
+    if study.finetune:
+        # What is wrong with the data is not to be told after hours of training.
+        _datasets(study, Progress())
     tuned = finetune(study, store, progress) if study.finetune else []
     extracted = extract(study, store, progress, devices=devices, workers=workers)
     analysed = analyze(store, study.analyze, progress)
@@ -117,8 +118,9 @@ def finetune(study: recipe.Recipe, store: Path, progress: Progress, *, dry_run: 
     """
     if study.finetune is None:
         raise RecipeError(f"recipe {study.name} has no table [finetune]: it says which adapters are trained on what")
-    data = _tuned_on(study)
-    return _tune(study, _split(study, dataset.load(data)), store, progress, only_find=dry_run)
+    data = _split(study, dataset.load(_tuned_on(study)))
+    with held(progress) as progress:
+        return _tune(study, data, store, progress, only_find=dry_run)
 
 
 def _tune(study: recipe.Recipe, data: "Dataset", store: Path, progress: Progress, *, only_find: bool) -> "list[Tuned]":
@@ -180,26 +182,29 @@ def extract(
         ModelError: torch and transformers are not installed, or a model is refused.
         LayercacheError: any other user error of the data, the model or the store.
     """
-    runner = _runner()
     from layercache.store import recipes, writer
 
     writer.check_writable(store)
-    if devices:
-        from layercache.extract import devices as spread
+    with held(progress) as progress:
+        # Read before torch is imported, which takes seconds.
+        datasets = _datasets(study, progress)
+        runner = _runner()
+        if devices:
+            from layercache.extract import devices as spread
 
-        spread.check(devices, study.extract)
-    work = pairs(study, store, progress)
-    if engine.cluster() is not None and not dry_run:
-        from layercache.extract import on_ray
+            spread.check(devices, study.extract)
+        work = _paired(study, datasets, store, progress)
+        if engine.cluster() is not None and not dry_run:
+            from layercache.extract import on_ray
 
-        summaries = on_ray.extract(work, study.extract, store, progress, workers, part)
-    elif devices and not dry_run:
-        summaries = spread.extract(study, work, store, progress, devices, part)
-    else:
-        summaries = [
-            runner.extract(model, data, study.extract, store, progress, dry_run=dry_run, part=part)
-            for data, model in work
-        ]
+            summaries = on_ray.extract(work, study.extract, store, progress, workers, part)
+        elif devices and not dry_run:
+            summaries = spread.extract(study, work, store, progress, devices, part)
+        else:
+            summaries = [
+                runner.extract(model, data, study.extract, store, progress, dry_run=dry_run, part=part)
+                for data, model in work
+            ]
     if not dry_run:
         recipes.save(store, study.model_dump(mode="json"))
     return summaries
@@ -214,25 +219,40 @@ def plan(study: recipe.Recipe, store: Path, progress: Progress, count: int) -> "
     from layercache import jobs, parts
 
     parts.every(count)
-    runner = _runner()
-    from layercache.extract.kept import Kept
+    with held(progress) as progress:
+        datasets = _datasets(study, progress)
+        runner = _runner()
+        from layercache.extract.kept import Kept
 
-    kept = Kept()
-    work = pairs(study, store, progress)
-    return jobs.combined(runner.plan(model, data, study.extract, store, count, kept=kept) for data, model in work)
+        kept = Kept()
+        work = _paired(study, datasets, store, progress)
+        return jobs.combined(runner.plan(model, data, study.extract, store, count, kept=kept) for data, model in work)
 
 
 def pairs(study: recipe.Recipe, store: Path, progress: Progress) -> "list[tuple[Dataset, recipe.ModelSpec]]":
     """Read a study's data sets, and pair each with every model, adapters that are there among them.
 
     Raises:
-        LayercacheError: a data set cannot be read, or two have one name.
+        LayercacheError: a data set cannot be read, two have one name, or what is asked of them is of spans that they
+            do not have.
     """
+    return _paired(study, _datasets(study, progress), store, progress)
+
+
+def _datasets(study: recipe.Recipe, progress: Progress) -> "list[Dataset]":
+    """Read a study's data sets, and check what is asked of their prompts; nothing heavy is imported."""
     datasets = [_split(study, dataset.load(spec)) for spec in study.data]
     _distinct([data.name for data in datasets])
     for data in datasets:
+        spans.check(data, study.extract)
         for note in data.notes:
             progress.note(f"{data.name}: {note}")
+    return datasets
+
+
+def _paired(
+    study: recipe.Recipe, datasets: "Sequence[Dataset]", store: Path, progress: Progress
+) -> "list[tuple[Dataset, recipe.ModelSpec]]":
     models = [*study.models, *_adapters(study, datasets, store, progress)]
     return [(data, model) for data in datasets for model in models]
 
@@ -259,7 +279,10 @@ def _adapters(
     tuned = _tune(study, data, store, Progress(), only_find=True)
     pending = sum(one.pending for one in tuned)
     if pending:
-        progress.note(f"{pending:,} adapters are not trained yet, and left out: run `layercache finetune` first")
+        progress.note(
+            f"{pending:,} adapters are not trained yet, and left out: `layercache finetune` trains them, as does"
+            " `layercache run`"
+        )
     return [model for one in tuned for model in one.adapters]
 
 
@@ -279,11 +302,10 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         path = path.resolve()
     store = reader.open(path)
     done = []
-    for spec in sorted(specs, key=lambda one: one.kind == "compare"):
+    for spec in in_order(specs):
         settings = spec.model_dump(mode="json")
         inputs = [f"layercache/{__version__}", *_inputs(store, spec)]
         if spec.kind == "compare":
-            # It reads what the others found, which is why it comes last.
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
         found = results.find(path, spec.kind, settings, [*inputs, *reads(spec)])
         if found is not None:
@@ -295,6 +317,11 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
         kept = results.save(path, spec.kind, settings, inputs, outcome)
         done.append(Analysed(spec.kind, outcome.results, kept, cached=False))
     return done
+
+
+def in_order(specs: Sequence[AnalysisSpec]) -> list[AnalysisSpec]:
+    """Return analyses in the order they are done: `compare` reads what the others found, and comes last."""
+    return sorted(specs, key=lambda one: one.kind == "compare")
 
 
 def _inputs(store: "Store", spec: AnalysisSpec) -> list[str]:

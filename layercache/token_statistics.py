@@ -1,4 +1,4 @@
-"""Names of the statistics over a prompt's tokens, and what an entropy is measured against.
+"""Names of the statistics over a prompt's tokens.
 
 A name is a metric, a number where the metric takes one, and options in this order:
 
@@ -10,9 +10,8 @@ A name is a metric, a number where the metric takes one, and options in this ord
 before either. What the numbers are is `layercache.extract.token_metrics`.
 """
 
-import math
 import re
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from layercache.errors import RecipeError
 
@@ -35,9 +34,6 @@ _NAME = re.compile(r"([a-z_]+)(\d+(?:\.\d+)?)?((?:[+-][a-z]+)*)")
 _NUMBERED = {"prompt_entropy": "the order of an entropy", "sinks": "a cut-off"}
 _MOST = 100.0
 """The highest order of an entropy."""
-
-Normaliser = Literal["raw", "n", "d", "min"]
-NORMALISERS: tuple[str, ...] = get_args(Normaliser)
 
 
 class Statistic(NamedTuple):
@@ -91,23 +87,3 @@ def parse(text: str) -> Statistic:
             raise RecipeError(f"statistic {text!r}: the order of an entropy is above 0 and at most {_MOST:.0f}")
         value = None if value == 1 else value
     return Statistic(metric, value, frozenset(options))
-
-
-def normalised(entropy: float, tokens: int, width: int, by: Normaliser) -> float:
-    """Return a prompt's entropy as a share of what it can be.
-
-    Args:
-        entropy: nats.
-        tokens: N, those it is of: the prompt's that are not special, one less with `-first`. At least 2.
-        width: D, elements of a state. At least 2.
-        by: `n` divides by ln N, `d` by ln D, `min` by ln min(N, D), the most that N tokens of width D reach;
-            `raw` by nothing. Of centred tokens the most is ln min(N - 1, D).
-
-    Raises:
-        RecipeError: `by` is none of these.
-    """
-    if by not in NORMALISERS:
-        raise RecipeError(f"unknown normaliser {by!r}: use one of {', '.join(NORMALISERS)}")
-    if by == "raw":
-        return entropy
-    return entropy / math.log({"n": tokens, "d": width, "min": min(tokens, width)}[by])

@@ -1,6 +1,8 @@
 -- title: What stays of a state when the prompt's spelling changes
 -- about: InfoNCE (nats, less is more alike), LiDAR and DiME (nats) of views of every prompt, each beside the same number of
 -- about: views paired at random and, for InfoNCE, beside ln of the samples, where states tell no prompt from another.
+-- none: no run was extracted with two views of every prompt: `layercache extract --augment 2`, then
+-- none: `layercache analyze quality`
 -- param: metric = '' -- infonce, lidar or dime; all when empty
 -- param: run = '' -- start of a run's id; all runs when empty
 SELECT run, data, condition, site, pooling, metric, layer,

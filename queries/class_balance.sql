@@ -1,6 +1,7 @@
 -- title: Class balance
 -- about: How many rows of a data set have each value of a category or boolean, by split; a row with several values
 -- about: counts once for each.
+-- none: no row has a label of kind category or boolean: `layercache extract --label NAME:category` declares one
 -- param: run = '' -- start of a run's id; all runs when empty
 -- param: label = '' -- a label; all when empty
 WITH found AS (

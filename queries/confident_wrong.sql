@@ -1,6 +1,7 @@
 -- title: Where a probe is most sure and wrong
 -- about: Out-of-fold predictions of categories and booleans that are wrong, the most probable first; each label
 -- about: at the site, pooling and layer with the most correct predictions, unless a layer is given.
+-- none: no label of kind category or boolean was probed, or every prediction is right
 -- param: label = '' -- a label; all when empty
 -- param: layer = null -- a layer
 -- param: run = '' -- start of a run's id; all runs when empty

@@ -1,6 +1,8 @@
 -- title: How much each layer turns a sample's state
 -- about: Cosine, distance and norm of a sample's state beside those of the stored layer before it; with a token
 -- about: pooling, of every token.
+-- none: no states of this pooling are kept: name another with --param pooling=last@prompt (`layercache show RUN` lists
+-- none: them)
 -- param: sample = '' -- start of a sample's id; the first sample when empty
 -- param: run = '' -- start of a run's id; the first run when empty
 -- param: condition = 'clean' -- the condition

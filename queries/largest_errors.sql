@@ -1,6 +1,7 @@
 -- title: Where a probe of a number is furthest off
 -- about: Out-of-fold predictions of numbers, the largest absolute error first; each label at the site, pooling
 -- about: and layer with the smallest mean squared error, unless a layer is given.
+-- none: no label of kind number was probed: `layercache extract --label NAME:number`, then `layercache analyze probe`
 -- param: label = '' -- a label; all when empty
 -- param: layer = null -- a layer
 -- param: run = '' -- start of a run's id; all runs when empty

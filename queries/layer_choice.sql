@@ -2,6 +2,7 @@
 -- about: For each rule that picks a layer (the largest or smallest value of a metric, the last layer, a random one): what
 -- about: the probe gains there, as a share of what it gains at the best layer, over labels, poolings and runs.
 -- about: Beside it the metric's rank correlation with the probe over the layers. Needs `layercache analyze compare`.
+-- none: no label is known at any layer, so there is no best layer to look for
 -- param: data = '' -- a data set; all when empty
 WITH found AS (
     SELECT * FROM results WHERE analysis = 'compare' AND ($data = '' OR data = $data)

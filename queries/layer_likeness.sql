@@ -1,6 +1,7 @@
 -- title: How alike every two layers are
 -- about: CKA or the share of common nearest neighbours, of all layers of a run with one another and, where runs of one data
 -- about: set were compared, with the other run's. A pair within a run is there both ways round.
+-- none: layers were not compared: `layercache analyze quality --metrics cka,mutual_knn`
 -- param: metric = 'cka' -- cka, cka_biased or mutual_knn
 -- param: run = '' -- start of a run's id; all runs when empty
 -- param: condition = 'clean' -- the condition

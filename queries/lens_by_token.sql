@@ -1,6 +1,7 @@
 -- title: The logit lens at every token of a sample, layer by layer
 -- about: The most probable next token, its probability, the entropy, and the rank and probability of the token that
 -- about: really follows: the numbers of a heat map of token × layer. Needs `extract --lens token`.
+-- none: the lens was read at some tokens only: `layercache extract --lens token` reads it at every one
 -- param: sample = '' -- start of a sample's id; the first sample when empty
 -- param: prompt = '' -- words that the sample's prompt contains
 -- param: run = '' -- start of a run's id; the first run when empty

@@ -22,7 +22,7 @@ shares AS (
     JOIN runs USING (run)
     WHERE starts_with(run, $run) AND condition = $condition AND starts_with(metric, 'prompt_entropy')
 )
-SELECT run, metric, layer, name, 100.0 * least(layer, final_layer) / greatest(final_layer, 1) AS depth,
+SELECT run, metric, layer, name, CASE WHEN layer <= final_layer THEN 100.0 * layer / greatest(final_layer, 1) END AS depth,
        avg(share) AS mean, median(share) AS median,
        quantile_cont(share, 0.1) AS low_tenth, quantile_cont(share, 0.9) AS high_tenth,
        count(*) AS n

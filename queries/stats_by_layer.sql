@@ -5,7 +5,7 @@
 -- param: condition = 'clean' -- the condition
 -- param: metric = '' -- start of the statistic's name; all when empty
 SELECT run, metric, layer, name,
-       100.0 * least(layer, final_layer) / greatest(final_layer, 1) AS depth,
+       CASE WHEN layer <= final_layer THEN 100.0 * layer / greatest(final_layer, 1) END AS depth,
        avg(value) AS mean, median(value) AS median,
        quantile_cont(value, 0.1) AS low_tenth, quantile_cont(value, 0.9) AS high_tenth,
        count(*) AS n

@@ -181,7 +181,7 @@ def test_keys(text: str, key: str) -> None:
     ],
 )
 def test_cells_of_accepted_answers(cell: object, aliases: list[str] | None) -> None:
-    assert read_aliases(cell, "answers", 1) == aliases
+    assert read_aliases(cell) == aliases
 
 
 @pytest.mark.parametrize(
@@ -197,5 +197,5 @@ def test_cells_of_accepted_answers(cell: object, aliases: list[str] | None) -> N
     ],
 )
 def test_cells_that_are_no_accepted_answers(cell: object, message: str) -> None:
-    with pytest.raises(DataError, match=f"answers column 'gold', row 3: {message}"):
-        read_aliases(cell, "gold", 3)
+    with pytest.raises(DataError, match=f"column 'gold', row 3: {message}"):
+        read_aliases(cell, lambda: "column 'gold', row 3")

@@ -1,8 +1,10 @@
 """`import layercache as lc`: the functions, and that they say what the command line and the modules say."""
 
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +12,7 @@ import pytest
 
 import layercache as lc
 from layercache import recipe, study
-from layercache.errors import RecipeError
+from layercache.errors import LayercacheError, RecipeError, StoreError
 from layercache.store import reader
 
 QUIET = lc.Progress()
@@ -68,6 +70,10 @@ def test_every_kind_of_analysis_has_a_function(kind: str) -> None:
     function = getattr(lc, kind)
     assert function.__name__ == kind
     assert "layercache.analyze" in (function.__doc__ or "")
+    settings = [name for name in recipe.ANALYSES[kind].model_fields if name != "kind"]
+    assert list(inspect.signature(function).parameters) == ["store", "progress", *settings]
+    for name in settings:
+        assert re.search(rf"^    {name}: \w", function.__doc__, re.MULTILINE), name
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -106,3 +112,50 @@ def test_what_cannot_be_is_said_in_one_line(store: Path, tmp_path: Path) -> None
         lc.run(lc.load_recipe("demo"), store, settings=["title=x"])
     assert not (tmp_path / "new").exists()
     assert reader.open(store).runs()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        (lambda: lc.open(5), StoreError, "5 is no store: give its directory"),
+        (lambda: lc.run(None), RecipeError, "None is no recipe: give the name"),
+        (lambda: lc.run("demo", 5), StoreError, "5 is no store"),
+        (lambda: lc.run("demo", settings=[5]), RecipeError, "settings: 5 is not KEY=VALUE"),
+        (lambda: lc.load_recipe({"models": "demo"}), RecipeError, "is no recipe"),
+        (lambda: lc.extract(5), RecipeError, "5 is no recipe"),
+        (lambda: lc.extract(models="demo", data=[]), RecipeError, "data is empty: give a source"),
+        (lambda: lc.extract(models=5, data="demo:movies"), RecipeError, "5 is not a table"),
+        (lambda: lc.extract(models="demo", data="demo:movies", dry_run="maybe"), RecipeError, "dry_run is 'maybe'"),
+        (lambda: lc.analyze(5, "probe"), StoreError, "5 is no store"),
+        (lambda: lc.analyze("store", "prob"), RecipeError, "did you mean 'probe'"),
+        (lambda: lc.entropy("store", quantile=[0.5]), RecipeError, "did you mean 'quantiles'"),
+        (lambda: lc.probe("store", folds="many"), RecipeError, "'many' is not a whole number"),
+    ],
+)
+def test_a_wrong_argument_is_told_like_any_other_mistake(
+    call: Callable[[], object], kind: type[LayercacheError], said: str
+) -> None:
+    with pytest.raises(kind, match=re.escape(said)):
+        call()
+
+
+def test_what_a_store_is_asked_wrongly_is_told(store: Path) -> None:
+    opened = lc.open(store)
+    with pytest.raises(StoreError, match="0 names no run"):
+        opened.matrix(0, 0)  # type: ignore[call-overload]
+    with pytest.raises(LayercacheError, match="5 is no query"):
+        opened.sql(5)  # type: ignore[arg-type]
+
+
+def test_paths_and_tuples_do_as_well(store: Path) -> None:
+    (planned,) = lc.extract(
+        models=("demo",),
+        data=(DATA,),
+        pooling=["mean"],
+        layers=[0, 5],
+        lens=["last"],
+        store=store,
+        dry_run=True,
+        progress=QUIET,
+    )
+    assert planned.forward_passes == 0

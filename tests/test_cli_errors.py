@@ -80,7 +80,7 @@ def test_unknown_demo_model(call: Call, films: Path) -> None:
     [
         ("{titel}", (), ("template", "titel", "did you mean 'title'")),
         (PROMPT, ("--label", "rating"), ("rating", "KIND")),
-        (PROMPT, ("--label", "title:number"), ("title", "row 1", "Film 0")),
+        (PROMPT, ("--label", "title:number"), ("title", "row 0 (line 2 of films.csv)", "Film 0")),
         (PROMPT, ("--pooling", "median"), ("pooling", "median")),
         (PROMPT, ("--pooling", "mean@director"), ("director", "title")),
         (PROMPT, ("--lens", "last@director"), ("director", "title")),
@@ -91,7 +91,7 @@ def test_unknown_demo_model(call: Call, films: Path) -> None:
         (PROMPT, ("--device", "abacus"), ("abacus",)),
         (PROMPT, ("--limit", "0"), ("limit",)),
         (PROMPT, ("--chat",), ("chat template",)),
-        (PROMPT + " long" * 5000, (), ("row 1", "--truncate")),
+        (PROMPT + " long" * 5000, (), ("row 0 (line 2 of films.csv) has", "--truncate")),
     ],
 )
 def test_settings_that_do_not_fit(
@@ -236,8 +236,12 @@ def _answered(call: Call, path: Path, *arguments: object) -> Called:
 
 def test_an_answer_column_that_is_no_list(call: Call) -> None:
     _refused(_answered(call, _questions({"text": "a"})), "did you mean 'gold.text'")
-    _refused(_answered(call, _questions("a", 7)), "answers column 'gold', row 2", "7 is not a list")
-    _refused(_answered(call, _questions("[a, b]")), "row 1", "opens like a list and is none")
+    _refused(
+        _answered(call, _questions("a", 7)),
+        "answers column 'gold', row 1 (line 2 of questions.jsonl)",
+        "7 is not a list",
+    )
+    _refused(_answered(call, _questions("[a, b]")), "row 0", "opens like a list and is none")
     _nothing_written()
 
 

@@ -84,6 +84,10 @@ def _whole_lines(block: str) -> Iterator[str]:
         (("analyze", "probe", "--labels", "ratng", "--store", SAMPLE), "did you mean 'rating'?"),
         (("plot", "agrement", "-o", "x.svg", "--store", SAMPLE), "no plot 'agrement': did you mean 'agreement'?"),
         (("init", "demo:moves"), "no demo data set 'moves': did you mean 'movies'?"),
+        (
+            ("analyze", "probe", "--workers", 2, "--store", SAMPLE),
+            "--workers goes with extract and run: an analysis takes",
+        ),
     ],
 )
 def test_what_was_perhaps_meant(call: Call, words: tuple[object, ...], said: str) -> None:

@@ -117,18 +117,6 @@ def test_every_setting_that_is_used_is_in_the_name() -> None:
         assert len(found) == distinct, name
 
 
-def test_the_control_of_a_condition() -> None:
-    assert conditions.control_of("knockout-question-layers-1-2") == "control-question-layers-1-2"
-    assert conditions.control_of("patch-question-0a1b2c3d") == "control-patch-question"
-    assert conditions.control_of("knockout-question", ["control-question", "control-question-00000000"]) == (
-        "control-question"
-    )
-    stored = ["control-question-layers-1-2", "control-question-0000000f", "control-question-0000000a"]
-    assert conditions.control_of("knockout-question", stored) == "control-question-0000000a"
-    with pytest.raises(RecipeError, match="has no control"):
-        conditions.control_of("truncate-4")
-
-
 def test_a_recipe_lists_its_conditions() -> None:
     spec = ExtractSpec(conditions=["clean", "random-.5", "random-0.50", "augment-1", "knockout-q"], augment=2)
     assert spec.condition_names() == ["random-.5", "random-0.50", "augment-1", "knockout-q", "augment-2"]

@@ -90,8 +90,14 @@ def test_a_text_column_is_its_own_template(tmp_path: Path) -> None:
         ({"template": "{title"}, "lone '{'"),
         ({"template": "a } b"}, "lone '}'"),
         ({}, "no template given"),
-        ({"template": "{title}", "labels": ["title:number"]}, "label 'title', row 1: 'Ünder' is not a number"),
-        ({"template": "{title}", "labels": ["title:boolean"]}, "row 1: 'Ünder' is not true or false"),
+        (
+            {"template": "{title}", "labels": ["title:number"]},
+            r"label 'title', row 0 \(line 1 of films.jsonl\): 'Ünder' is not a number",
+        ),
+        (
+            {"template": "{title}", "labels": ["title:boolean"]},
+            r"row 0 \(line 1 of films.jsonl\): 'Ünder' is not true or false",
+        ),
         ({"template": "{title}", "labels": ["nope:number"]}, "label names a column 'nope'"),
         ({"template": "{title}", "split": "nope"}, "split names a column 'nope'"),
         ({"template": "{title}", "group_by": "nope"}, "group_by names a column 'nope'"),
@@ -106,7 +112,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, settings: dict[str, Any], me
 
 def test_a_number_label_that_is_text_names_the_row(tmp_path: Path) -> None:
     rows = [{"t": "a", "y": "1"}, {"t": "b", "y": ""}, {"t": "c", "y": "about 2"}]
-    with pytest.raises(DataError, match="label 'y', row 3: 'about 2' is not a number"):
+    with pytest.raises(DataError, match=r"label 'y', row 2 \(line 3 of films.jsonl\): 'about 2' is not a number"):
         _load(tmp_path, rows, template="{t}", labels=["y:number"])
 
 
@@ -211,7 +217,10 @@ def test_accepted_answers_are_gathered_from_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"answers": ["score"]}, "answers column 'score', row 1: 7 is not a list of accepted answers"),
+        (
+            {"answers": ["score"]},
+            r"answers column 'score', row 0 \(line 1 of \w+.jsonl\): 7 is not a list of accepted answers",
+        ),
         ({"answers": ["meta"]}, "did you mean 'meta.a'"),
         ({"answers": ["nothing"]}, "answers: nothing has no value in any row"),
         ({"answers": ["gone"]}, "answers names a column 'gone'"),

@@ -92,6 +92,19 @@ def test_the_queries_of_the_cookbook_answer() -> None:
         assert empty == [], query
 
 
+@pytest.mark.parametrize("package", ["", "store", "extract", "analyze"])
+def test_the_page_about_how_it_is_built_names_every_module(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    folder = ROOT / "layercache" / package
+    rooms = text[text.index("## The rooms") : text.index("## Where to put")]
+    named = set(re.findall(r"`(\w+)(?:\.py|/)?`", rooms))
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
+    opened = tuple(re.findall(r"`(\w+_)…`", rooms))
+    assert {name for name in modules - named if not name.startswith(opened)} == set()
+    packages = {path.parent.name for path in (ROOT / "layercache").glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}/`" not in text} == set()
+
+
 def test_the_tables_of_recipe_keys_are_current_and_whole() -> None:
     page = _script("generate_recipes").page()
     assert (ROOT / "docs" / "recipes.md").read_text() == page, "run: python docs/generate_recipes.py"

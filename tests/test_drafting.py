@@ -6,11 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from command import Call
 
 from layercache import dataset, drafting, recipe
-from layercache.drafting import columns, roles, write
+from layercache.drafting import columns, roles, wording, write
 from layercache.errors import DataError, RecipeError
 from layercache.recipe import Recipe
 
@@ -121,6 +122,61 @@ def test_roles(
 ) -> None:
     found = _roles(rows)
     assert (found.template, found.labels, found.answers, found.choices) == (template, labels, answers, choices)
+
+
+def test_a_label_that_the_questions_words_tell_is_left_out(tmp_path: Path) -> None:
+    """PopQA's property repeats the question; which property says nothing of what a model knows."""
+    ask = {
+        "father": "Who is the father of {}?",
+        "place of birth": "Where was {} born?",
+        "sport": "What sport does {} play?",
+    }
+    rows = [
+        {
+            "question": ask[kind].format(f"Ada {n}"),
+            "prop": kind,
+            "level": ["low", "high"][n % 7 < 3],
+            "n_pop": n * n % 97,
+        }
+        for n, kind in enumerate(list(ask) * 30)
+    ]
+    drafted = drafting.draft(str(_jsonl(tmp_path / "asked.jsonl", rows)))
+    assert recipe.build(tomllib.loads(drafted.text)).data[0].labels == ["level:category"]
+    assert '# Left out, since words of the question tell it: ["prop:category"]' in drafted.text
+    assert ("no label", "prop") in [guess[:2] for guess in drafted.guesses]
+    without = [{**row, "question": f"Ada {n}?"} for n, row in enumerate(rows)]
+    assert _roles(without).labels == ["prop:category", "level:category"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "told"),
+    [
+        (["a", "a", "b", "b"], ["red x", "a red", "blue", "the blue y"], True),
+        (["a", "a", "b", "b"], ["red x", "red", "red", "red y"], False),
+        # A word of nine rows in ten says nothing where nine in ten are of the class.
+        (["a"] * 9 + ["b"], ["of it"] * 10, False),
+        # Half of the rows of one class, and none of the other's: Youden's J is 1/2 for the first, and for the second 0.
+        (["a", "a", "b", "b"], ["red", "x", "x", "x"], False),
+        (["a", "a"], ["red", "red"], False),
+        ([None, "a", "b"], ["x", "red", None], False),
+    ],
+)
+def test_what_a_word_tells(labels: list[str | None], texts: list[str | None], told: bool) -> None:
+    assert wording.told_by_a_word(labels, texts) is told
+
+
+def test_a_trial_takes_rows_enough_for_two_classes(tmp_path: Path) -> None:
+    """BoolQ's file has every true answer first: 200 rows of it leave nothing to probe."""
+    rows = [{"question": f"Is it {n}?", "answer": n < 400} for n in range(800)]
+    drafted = drafting.draft(str(_jsonl(tmp_path / "sorted.jsonl", rows)))
+    assert drafted.trial == 500
+    assert "# limit = 500 " in drafted.text
+    assert drafting.draft(str(_jsonl(tmp_path / "mixed.jsonl", rows[::-2] + rows[1::2]))).trial == 500
+    assert drafting.draft(str(_jsonl(tmp_path / "turns.jsonl", rows[::400] * 30))).trial == 200
+    late = [{"question": f"Is it {n}?", "answer": n < 5990} for n in range(6010)]
+    last = drafting.draft(str(_jsonl(tmp_path / "late.jsonl", late)))
+    assert last.trial is None
+    assert "# The first rows have one class of a label only" in last.text
 
 
 def test_probes_wait_for_enough_rows(tmp_path: Path) -> None:
@@ -246,12 +302,85 @@ def test_the_command(call: Call, films: Path) -> None:
     assert made.json[0]["rows"] == 20  # type: ignore[index]
 
 
+ODD = {
+    "mark.csv": b"\xef\xbb\xbftitle,kind\n" + b"".join(b"Film %d,%s\n" % (n, b"ab"[n % 2 :][:1]) for n in range(60)),
+    "semicolons.csv": "title;kind\n" + "".join(f"Film {n};{'ab'[n % 2]}\n" for n in range(60)),
+    "bars.csv": "title|kind\n" + "".join(f"Film {n}|{'ab'[n % 2]}\n" for n in range(60)),
+    "gaps.csv": "title,,kind,nothing\n" + "".join(f"Film {n},,{'ab'[n % 2]},\n" for n in range(60)),
+    "names.csv": '"movie name","a.b","{c}","it\'s ""it""","a,b","gross(in $)","new\nline",kind\n'
+    + "".join(f"Film {n},x{n % 2},c{n % 3},words {n},{n / 3:.2f},{n * 99},line {n},{'ab'[n % 2]}\n" for n in range(60)),
+    "wide.csv": ",".join([*(f"c{n}" for n in range(199)), "kind"])
+    + "\n"
+    + "".join(",".join([*(f"word{i} {n}" for i in range(199)), "ab"[n % 2]]) + "\n" for n in range(60)),
+    "list.json": json.dumps([{"title": f"Film {n}", "kind": "ab"[n % 2]} for n in range(60)]),
+    "nested.json": json.dumps(
+        {
+            "data": [
+                {"film": {"title": f"Film {n}", "tags": ["x"]}, "kind": "ab"[n % 2], "s": [{"n": n}]} for n in range(60)
+            ]
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*ODD, "lists.parquet"])
+def test_odd_files_give_drafts_that_run(name: str, tmp_path: Path, call: Call) -> None:
+    path = tmp_path / name
+    if name == "lists.parquet":
+        columns = {"title": [f"Film {n}" for n in range(60)], "kind": ["a", "b"] * 30, "tags": [["x", "y"]] * 60}
+        pl.DataFrame(
+            {**columns, "numbers": [[1.0]] * 60, "nothing": pl.Series([None] * 60, dtype=pl.Date)}
+        ).write_parquet(path)
+    else:
+        path.write_bytes(content if isinstance(content := ODD[name], bytes) else content.encode())
+    made = call("init", path, "-o", "odd.toml")
+    assert made.code == 0, made.err
+    assert all(line.isprintable() for line in made.err.splitlines())
+    assert "kind:category" in recipe.load("odd.toml").data[0].labels
+    done = call("run", "odd.toml", "--dry-run", "-q", "--store", "s")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].startswith(f"demo on {path.stem}: 60 rows, 60 samples")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("doubled.csv", "title,title\na,b\n", "line 1: two columns are called 'title'; rename one"),
+        ("doubled.csv", "title, title\na,b\n", "two columns are called 'title'"),
+        ("latin.csv", b"title\ncaf\xe9\n", "latin.csv line 2: not UTF-8 text; save the file as UTF-8"),
+        ("none.csv", "title,kind\n", "none.csv holds no rows"),
+        ("packed.csv.gz", b"\x1f\x8b", "unpack it first"),
+        ("texts.json", '["a"]', "texts.json row 0: not a JSON object"),
+    ],
+)
+def test_files_that_cannot_be_drafted_from(
+    name: str, content: str | bytes, said: str, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused = call("init", tmp_path / name)
+    assert (refused.code, refused.out) == (2, "")
+    assert said in refused.err
+    assert not list(Path().glob("*.toml"))
+
+
+def test_a_file_of_one_row(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "one.csv").write_text("title,kind\nA film,a\n")
+    assert call("init", tmp_path / "one.csv").code == 0
+    assert call("run", "one.toml", "-q", "--store", "s").code == 0
+
+
 @pytest.mark.skipif(REAL is None, reason="set LAYERCACHE_DATA to a folder with the real data sets")
 @pytest.mark.parametrize("name", NAMES)
 def test_real_data_sets_run(name: str, call: Call) -> None:
     assert REAL is not None
     made = call("init", Path(REAL) / name, "-o", "real.toml")
     assert made.code == 0, made.err
-    settings = [word for text in ("models=demo", "data.limit=100", "extract.layers=0,3") for word in ("--set", text)]
-    done = call("extract", "real.toml", "--store", "s", "-q", *settings)
-    assert done.code == 0, done.err
+    settings = [word for text in ("data.limit=20", "extract.layers=0,3") for word in ("--set", text)]
+    done = call("run", "real.toml", "--store", "s", "-q", *settings)
+    if name == "boolq.jsonl":
+        # Its first half is all true, which is why more rows are advised.
+        assert "data.limit=2000" in made.err
+        assert "all 20 rows have the class 'true'" in done.err
+    else:
+        assert done.code == 0, done.err
+        assert Path("s/report.html").is_file()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -76,6 +77,9 @@ def table(called: Called) -> list[dict[str, object]]:
 def test_one_command_trains_extracts_analyses_and_reports(study: Path, call: Call) -> None:
     planned = call("finetune", study, "--store", "s", "--dry-run", "--format", "jsonl")
     assert (planned.code, table(planned)) == (0, []), planned.err
+    foreseen = call("run", study, "--store", "s", "--dry-run")
+    assert "2 adapters are not trained yet, and left out" in foreseen.err
+    assert foreseen.out.splitlines()[-1] == "then: analyze probe, choices, compare, and write the report"
     assert not Path("s-adapters").exists()
     ran = call("run", study, "--store", "s")
     assert ran.code == 0, ran.err
@@ -87,6 +91,14 @@ def test_one_command_trains_extracts_analyses_and_reports(study: Path, call: Cal
     found = call("finetune", study, "--store", "s", "--format", "jsonl")
     assert "2 of 2 adapters are there already" in found.err
     lines = table(found)
+    # Of equals the surest, by a plain sort.
+    best = min(
+        (line for line in lines if line["trained"]),
+        key=lambda one: (-one["validation_accuracy"], one["validation_nll"]),
+    )  # type: ignore[operator]
+    said = f"rows to validate on: {best['adapter']}, accuracy {best['validation_accuracy']:.3f} there"
+    assert said in found.err.splitlines()[-1]
+    assert re.search(rf"chosen of 2 adapters by the \d+ rows to validate on: tiny-{best['adapter']}, accuracy", ran.out)
     assert [line["adapter"] for line in lines if line["trained"]] == ["r1-a4-lr0.005-s0", "r2-a4-lr0.005-s0"]
     query = (
         "SELECT run, value, n FROM results WHERE analysis = 'compare' AND metric = 'accuracy' AND \"group\" = 'model'"
@@ -103,7 +115,7 @@ def test_one_command_trains_extracts_analyses_and_reports(study: Path, call: Cal
     assert again.out.count("nothing to do: 0 forward passes") == 3
     # A larger grid trains what is new, and an extraction takes what is there.
     more = call("extract", study, "--store", "s", "--set", "finetune.alpha=4,8")
-    assert "2 adapters are not trained yet, and left out: run `layercache finetune` first" in more.err
+    assert "2 adapters are not trained yet, and left out: `layercache finetune` trains them" in more.err
 
 
 def test_what_is_wrong_is_one_line(study: Path, call: Call) -> None:

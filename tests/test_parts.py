@@ -46,7 +46,7 @@ def test_without_a_part_there_is_everything() -> None:
     ("text", "why"),
     [
         ("0/0", "there must be at least one part"),
-        ("5/4", "of 4 parts there is none with number 5"),
+        ("5/4", "of 4 parts there is none with number 5: write 0/4 to 3/4, or count them from 1 to 4/4, which is 0/4"),
         ("a/b", "write i/n"),
         ("-1/4", "write i/n"),
         ("1", "write i/n"),

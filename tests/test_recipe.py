@@ -7,7 +7,7 @@ import pytest
 from layercache import recipe, resources
 from layercache.errors import RecipeError
 from layercache.outputs import choices_hash
-from layercache.steps import training_step
+from layercache.training_steps import training_step
 
 MINIMAL = 'models = "demo"\n[data]\nsource = "demo:movies"\n'
 
@@ -95,8 +95,12 @@ def test_an_unknown_recipe_lists_the_known() -> None:
 
 def test_two_entries_must_be_named_by_number(tmp_path: Path) -> None:
     two = 'models = "demo"\n[[data]]\nsource = "a.csv"\n[[data]]\nsource = "b.csv"\n'
-    with pytest.raises(RecipeError, match="there are 2 entries"):
-        recipe.load(_recipe(tmp_path, two), ["data.source=x"])
+    for key in ("source", "limit"):
+        with pytest.raises(
+            RecipeError, match=rf"there are 2 entries, name one by number: data\.0\.{key} to data\.1\.{key}"
+        ):
+            recipe.load(_recipe(tmp_path, two), [f"data.{key}=1"])
+    assert recipe.load(_recipe(tmp_path, two), ["data.1.limit=3"]).data[1].limit == 3
 
 
 @pytest.mark.parametrize("value", ['"{a}\n{b}"', '"{a}\\n{b}"', "{a}\n{b}"])

@@ -88,6 +88,47 @@ def test_broken_files_are_refused_with_the_line(tmp_path: Path, name: str, conte
     assert "\n" not in str(caught.value)
 
 
+def test_the_line_of_bytes_that_are_no_text_is_counted_over_the_whole_file(tmp_path: Path) -> None:
+    """A stream's own error counts from its last buffer."""
+    with pytest.raises(DataError, match="line 5002: not UTF-8"):
+        sources.read(_file(tmp_path, "a.csv", b"a,b\n" + b"long enough,2\n" * 5000 + b"caf\xe9,3\n"))
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.csv.gz", "unpack it first"), ("a.xlsx", "save the sheet as CSV")])
+def test_a_file_that_has_to_be_made_another_first(tmp_path: Path, name: str, what: str) -> None:
+    with pytest.raises(DataError, match=f"unknown kind of file; {what}, then give one of .csv"):
+        sources.read(_file(tmp_path, name, "x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row", "place"),
+    [
+        ("a.csv", "a,b\n1,2\n3,4\n", 1, "row 1 (line 3 of a.csv)"),
+        ("a.csv", 'a,b\n"x\ny",2\n\n3,4\n', 1, "row 1 (line 5 of a.csv)"),
+        ("a.csv", "a,b\r\n1,2\r\n3,4", 1, "row 1 (line 3 of a.csv)"),
+        ("a.tsv", "a\tb\n1\t2\n", 0, "row 0 (line 2 of a.tsv)"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": 2}\n', 1, "row 1 (line 3 of a.jsonl)"),
+        ("a.txt", "one\n\ntwo\n", 1, "row 1 (line 3 of a.txt)"),
+        ("a.json", '[{"a": 1}, {"a": 2}]', 1, "row 1"),
+        ("a.csv", "a,b\n1,2\n3\n", 5, "row 5"),
+    ],
+)
+def test_a_row_is_named_as_it_can_be_looked_up(tmp_path: Path, name: str, content: str, row: int, place: str) -> None:
+    source = _file(tmp_path, name, content)
+    assert sources.place(source, row) == place
+    if "line" in place:
+        line = int(place.split("line ")[1].split()[0])
+        begins = Path(source).read_text().splitlines()[line - 1]
+        assert str(next(iter(sources.read(source)[row].values()))).splitlines()[0] in begins
+
+
+def test_a_row_of_what_has_no_lines(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1, 2]}).write_parquet(tmp_path / "a.parquet")
+    assert sources.place(str(tmp_path / "a.parquet"), 1) == "row 1"
+    assert sources.place("demo:movies", 7) == "row 7"
+    assert sources.place("hf:somebody/films", 7) == "row 7"
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [("no/such.csv", "no data file"), ("demo:nothing", "no demo data set 'nothing'"), (".", "not a file")],

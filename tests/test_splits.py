@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from layercache import splits
-from layercache.dataset import Dataset, Prompt
+from layercache.dataset import Dataset
 from layercache.errors import DataError
 from layercache.groups import group_rows, part_of
+from layercache.template import Prompt
 
 
 def data(passages: list[str], questions: list[str] | None = None, split: list[str] | None = None) -> Dataset:

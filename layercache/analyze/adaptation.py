@@ -40,7 +40,6 @@ Bools = npt.NDArray[np.bool_]
 
 MODEL, CHOICES, STATES, LENS = "model", "choices", "states", "lens"
 EMBEDDING, PROBE = "mean embedding", "probe"
-_BASELINES = ("majority", "tf-idf")
 _MEAN = "mean@prompt"
 
 

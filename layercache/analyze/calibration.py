@@ -9,17 +9,19 @@ import numpy.typing as npt
 from layercache.analyze.metrics import Classes, Floats, Weights, auc, weighted_mean
 
 BINS = 10
+"""Bins of equal width that probabilities are put into."""
 
 
 def brier(given: Classes, weights: Weights) -> Floats:
-    """Mean squared distance of the probability of class 1 from the truth, 0 or 1 (Brier 1950)."""
+    """Mean squared distance of the probability of class 1 from the truth, 0 or 1: float64 [draws] (Brier 1950)."""
     return weighted_mean((given.probability[:, 1] - given.truth) ** 2, weights)
 
 
 def ece(given: Classes, weights: Weights) -> Floats:
     """Expected calibration error of class 1 over ten bins of equal width (Naeini, Cooper & Hauskrecht 2015).
 
-    The mean over rows of the distance, in the row's bin, between mean probability and the share that is right.
+    The mean over rows of the distance, in the row's bin, between mean probability and the share that is right:
+    float64 [draws].
     """
     bins = np.minimum((given.probability[:, 1] * BINS).astype(np.int64), BINS - 1)
     gap = (given.probability[:, 1] - given.truth).astype(np.float64)
@@ -31,6 +33,14 @@ def auc_within(given: Classes, kinds: npt.NDArray[np.object_], weights: Weights)
     """AUC within every kind of question (mean over folds), averaged over the kinds that have both classes.
 
     A probe that only knows which kinds are easy has 0.5 here, whatever its AUC over all questions.
+
+    Args:
+        given: of the questions.
+        kinds: the kind of each, [rows].
+        weights: [rows, draws].
+
+    Returns:
+        float64 [draws]; NaN where no kind has both classes.
     """
     found = []
     for kind in usable(given, kinds):

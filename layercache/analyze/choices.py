@@ -26,7 +26,6 @@ from scipy.special import logsumexp, softmax
 
 from layercache import engine
 from layercache.analyze import bootstrap, problem, select, tables
-from layercache.analyze import folds as folding
 from layercache.analyze.bootstrap import Resamples
 from layercache.analyze.folds import TRAIN_ONLY
 from layercache.analyze.metrics import Classes, Floats, Weights, accuracy, balanced_accuracy, weighted_mean
@@ -69,8 +68,8 @@ class Scored(NamedTuple):
     fitted: npt.NDArray[np.int64]
 
     def take(self, keep: npt.NDArray[np.bool_]) -> "Scored":
-        """Keep only some rows."""
-        return self._replace(given=_taken(self.given, keep), logprobs=self.logprobs[keep])
+        """Keep only some rows, bool [rows]."""
+        return self._replace(given=self.given.only(keep), logprobs=self.logprobs[keep])
 
     def classes(self, index: int) -> Classes:
         """Return the choices' shares at one layer as the probabilities of classes."""
@@ -135,8 +134,8 @@ def read(store: Store, spec: ChoicesSpec, progress: Progress) -> list[Scored]:
     for given in problem.problems(store, asked, progress):
         if given.classes is None:
             raise AnalysisError(f"label {given.label.name!r} is a number, and answers are texts: declare it a category")
-        for output, own in lines[given.run.id].group_by("output", maintain_order=True):
-            found += _scored(given, str(output[0]), own, progress)
+        for _, own in lines[given.run.id].group_by("output", maintain_order=True):
+            found += _scored(given, own, progress)
     if not found:
         raise AnalysisError(f"no row has both a label and scores of answers: {', '.join(labels)}")
     return found
@@ -165,7 +164,7 @@ def _matching(store: Store, runs: Sequence[Run], lines: dict[str, pl.DataFrame],
     return list(names)
 
 
-def _scored(given: Problem, output: str, lines: pl.DataFrame, progress: Progress) -> Iterator[Scored]:
+def _scored(given: Problem, lines: pl.DataFrame, progress: Progress) -> Iterator[Scored]:
     """Yield every way of scoring the answers of one output."""
     texts = lines["choice"].unique().sort().to_list()
     classes = [folded(name) for name in given.classes or ()]
@@ -184,7 +183,7 @@ def _scored(given: Problem, output: str, lines: pl.DataFrame, progress: Progress
     number = np.array([names.index(name) if name in known else -1 for name in classes])
     fitted = number[given.y[given.folds.assignment == TRAIN_ONLY]]
     left_out = given.total - len(given.y) + int(given.reported.sum() - keep.sum())
-    taken = replace(_taken(given, keep), y=number[given.y[keep]], classes=names)
+    taken = replace(given.only(keep), y=number[given.y[keep]], classes=names)
     place = np.searchsorted(ids, taken.sample_ids)
     for score in _SCORES:
         values = table[score][place]
@@ -197,19 +196,6 @@ def _scored(given: Problem, output: str, lines: pl.DataFrame, progress: Progress
                 continue
             group = " ".join([score, *([variant] if variant else [])])
             yield Scored(taken, group, names, layers, both, left_out, fitted[fitted >= 0])
-
-
-def _taken(given: Problem, keep: npt.NDArray[np.bool_]) -> Problem:
-    """Keep some rows of a problem; nothing is fitted, so any rows will do."""
-    return replace(
-        given,
-        rows=given.rows[keep],
-        sample_ids=given.sample_ids[keep],
-        texts=[text for text, wanted in zip(given.texts, keep) if wanted],
-        y=given.y[keep],
-        shuffled=given.shuffled[keep],
-        folds=folding.take(given.folds, keep),
-    )
 
 
 def _table(lines: pl.DataFrame, texts: list[str], layers: list[int]) -> tuple[npt.NDArray[np.str_], dict[str, Floats]]:

@@ -1,7 +1,7 @@
 """Models side by side, and which metric finds the best layer without labels; from what other analyses found.
 
-For every probed label, of every run and pooling: the best layer, also as a share of the depth, so that models of
-different depth can be compared. For every metric that needs no label (`quality`, `entropy`, or any other analysis with a
+For every probed label, of every run and pooling: the best layer, also as a share of the blocks (the embedding output
+0, the last block 1, the final norm none), so that models of different depth can be compared. For every metric that needs no label (`quality`, `entropy`, or any other analysis with a
 number a layer): its rank correlation with the probe's score over the layers (Spearman, Kendall), and what the layer with
 its largest or its smallest value gains over the majority class or the mean, as a share of what the best layer gains.
 Beside these stand the layers that can be picked without any metric: a random one (the mean over layers), the middle one
@@ -141,9 +141,10 @@ def _beside(metrics: pl.DataFrame, key: Row) -> pl.DataFrame:
 
 def _best(key: Row, best: dict[str, Any], depth: int, layers: int) -> list[Row]:
     key, layer = {**key, "group": best["metric"]}, float(best["layer"])
+    # The final norm is no block further, and its state would seem to be the last block's.
     return [
         *tables.row(key, "best_layer", layer, layers),
-        *(tables.row(key, "best_depth", min(layer / depth, 1.0), layers) if depth else []),
+        *(tables.row(key, "best_depth", layer / depth, layers) if 0 < depth >= layer else []),
         *tables.row(key, "best_score", best["value"], best["n"], best["low"], best["high"]),
     ]
 

@@ -96,7 +96,7 @@ def _piece(store: Store, spec: DeltaPSpec, of: tuple[Task, Logits]) -> tables.Pi
             piece.rows += delta_p_groups.boundary(task, found, change, at, spec)
         if _detects(task, spec):
             piece.rows += _uses(store, task, found, at, spec, pool)
-        piece.scores += sample_scores(task, found, at, spec)
+        piece.scores += sample_scores(task, found, at)
     return piece
 
 
@@ -221,7 +221,7 @@ def _uses(store: Store, task: Task, logits: Logits, at: int, spec: DeltaPSpec, p
     clean = delta_p_probe.read(store, task, layers[at], CLEAN)
     changed = delta_p_probe.read(store, task, layers[at], change.condition)
     fitted = delta_p_detect.fit_folds(clean, changed, task.problem.y, how, pool)
-    flipped = delta_p_groups.flips(task, logits, change.condition)[at]
+    flipped = delta_p_groups.flips(logits, change.condition)[at]
     rows: list[Row] = []
     for layer in layers:
         x = delta_p_probe.read(store, task, layer, CLEAN)
@@ -234,7 +234,7 @@ def _uses(store: Store, task: Task, logits: Logits, at: int, spec: DeltaPSpec, p
     return rows + delta_p_detect.detection(task, layers[at], clean, changed, given, spec, pool)
 
 
-def sample_scores(task: Task, logits: Logits, at: int, spec: DeltaPSpec) -> list[pa.Table]:
+def sample_scores(task: Task, logits: Logits, at: int) -> list[pa.Table]:
     """Return every row's correctness, probability of being right by condition and layer, ΔP, flips, and its group."""
     given, found = task.problem, []
 
@@ -256,7 +256,7 @@ def sample_scores(task: Task, logits: Logits, at: int, spec: DeltaPSpec) -> list
                 add(place, "delta_p", rows, change.delta_p[index])
                 add(place, "flip", rows, change.flip[index])
     for own in (own for own in task.changes if own.anchor == own.condition):
-        flipped = delta_p_groups.flips(task, logits, own.condition)[at]
+        flipped = delta_p_groups.flips(logits, own.condition)[at]
         rows = given.reported & ~np.isnan(flipped)
         texts = [delta_p_groups.GROUPS[0 if one else 1] for one in flipped[rows]]
         add(key(task, condition=own.condition, layer=task.feature.layers[at]), "anchored", rows, flipped, texts)

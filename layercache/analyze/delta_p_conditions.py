@@ -12,12 +12,13 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from layercache import conditions
 from layercache.analyze import select
 from layercache.errors import AnalysisError
 from layercache.store.layout import CLEAN
 
-KNOCKOUT, PATCH, ANSWER_ONLY = "knockout-", "patch-", "answer-only"
-_CONTROLS = {KNOCKOUT: "control-", PATCH: "control-patch-"}
+KNOCKOUT, PATCH, ANSWER_ONLY = f"{conditions.KNOCKOUT}-", f"{conditions.PATCH}-", conditions.ANSWER_ONLY
+_CONTROLS = {KNOCKOUT: f"{conditions.CONTROL}-", PATCH: f"{conditions.CONTROL_PATCH}-"}
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 
 

@@ -14,8 +14,9 @@ from layercache.analyze.problem import Problem
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import DeltaPSpec, Label, ProbeSpec
-from layercache.store.layout import Feature, RowsInfo, Run
+from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredFeature
 
 CORRECT, ANSWER, DONT_KNOW, PROMPT_SAMPLE = "correct", "answer", "dont_know", "prompt_sample_id"
 POOLINGS = ("last@exact_answer", "last@answer", "last@prompt")
@@ -48,7 +49,7 @@ class Task(NamedTuple):
     """
 
     problem: Problem
-    feature: Feature
+    feature: StoredFeature
     about: About
     changes: list[Change]
     have: dict[str, Bools]
@@ -152,7 +153,7 @@ def _check_classes(where: str, label: Label, y: npt.NDArray[Any], least: int) ->
 
 
 def _usable(
-    store: Store, run: Run, feature: Feature, paired: Sequence[Change], where: str, progress: Progress
+    store: Store, run: Run, feature: StoredFeature, paired: Sequence[Change], where: str, progress: Progress
 ) -> list[Change]:
     """Keep the changes that hold this feature at its layers; a control that does not is left out of its pair."""
 
@@ -176,7 +177,7 @@ def _usable(
     return found
 
 
-def _features(store: Store, run: Run, spec: DeltaPSpec) -> list[Feature]:
+def _features(store: Store, run: Run, spec: DeltaPSpec) -> list[StoredFeature]:
     """Return the states that the probe reads: those asked for, or the most telling position that is stored."""
     probe, pooling = probe_spec(spec), spec.pooling
     if pooling is None:
@@ -229,13 +230,16 @@ def _labelled(rows: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Label every answer that is there and has accepted answers to compare with."""
     lines = []
     for row, answer, *cells in rows.select("row", ANSWER, *columns).iter_rows():
-        lists = (answers.read_aliases(cell, name, row + 1) for name, cell in zip(columns, cells))
-        aliases = [alias for own in lists for alias in own or ()]
+        aliases = [alias for name, cell in zip(columns, cells) for alias in _aliases(cell, name, row)]
         if answer is not None and aliases:
             found = answers.label(answer, aliases)
             lines.append((row, float(found.correct), float(found.dont_know)))
     frame = pl.DataFrame(lines, schema={"row": pl.Int64, "number": pl.Float64, DONT_KNOW: pl.Float64}, orient="row")
     return frame.with_columns(name=pl.lit(CORRECT), text=pl.lit(None, pl.String))
+
+
+def _aliases(cell: Any, name: str, row: int) -> list[str]:
+    return answers.read_aliases(cell, lambda: f"answers column {name!r}, row {row}") or []
 
 
 def _about(rows: pl.DataFrame, values: pl.DataFrame, given: Problem, info: RowsInfo, spec: DeltaPSpec) -> About:

@@ -30,9 +30,9 @@ from layercache.store.layout import CLEAN
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 States = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 MIN_CLASS = 5
+"""Right and wrong answers that a group needs for an expert of its own."""
 PROBE, MIXTURE = "probe", "mixture"
 
 
@@ -138,7 +138,14 @@ def pathway_rows(
 
 
 def area(truth: Ints, score: Floats, fold: Ints, resamples: Resamples) -> Estimate:
-    """Estimate the area under the ROC curve of a score, mean over folds."""
+    """Estimate the area under the ROC curve of a score, mean over folds.
+
+    Args:
+        truth: 0 or 1, int64 [n].
+        score: higher for 1, float64 [n].
+        fold: int64 [n].
+        resamples: of the n rows.
+    """
     given = Classes(truth, np.column_stack([-score, score]), fold)
     return bootstrap.estimate(lambda weights: metrics.auc(given, weights), resamples)
 

@@ -35,7 +35,7 @@ class Effect(NamedTuple):
 
 
 def effect(clean: Floats, changed: Floats) -> Effect:
-    """Compare log-odds under a change with clean ones of the same shape; NaN where either is."""
+    """Compare log-odds under a change with clean ones of the same shape, [layers, n] or another; NaN where either is."""
     sign = np.where(clean > 0, 1.0, -1.0)
     delta = 100 * (expit(sign * changed) - expit(sign * clean))
     return Effect(delta, np.where(np.isnan(delta), np.nan, (clean > 0) != (changed > 0)))

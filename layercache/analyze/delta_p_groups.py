@@ -35,7 +35,7 @@ def grouped(change: Change) -> list[tuple[str, str]]:
     return [*own, (change.control, change.control)] if change.control else own
 
 
-def flips(task: Task, logits: Logits, condition: str) -> Floats:
+def flips(logits: Logits, condition: str) -> Floats:
     """Return which samples flip under a condition, [layers, n]: 0 or 1, NaN where that is not known."""
     return effect(logits[CLEAN], logits[condition]).flip
 
@@ -68,7 +68,7 @@ def _groups(
     spec: DeltaPSpec,
 ) -> Iterator[Row]:
     found = effect(logits[CLEAN][:, rows], logits[condition][:, rows])
-    flipped = flips(task, logits, anchor)[:, rows]
+    flipped = flips(logits, anchor)[:, rows]
     if spec.anchor == "fixed":
         flipped = np.broadcast_to(flipped[at], flipped.shape)
     resamples = bootstrap.draw(task.problem.folds.groups[rows], spec.bootstrap, spec.seed)
@@ -101,7 +101,14 @@ def _noise(
 def noise(
     logits: Logits, condition: str, anchor: str, rows: npt.NDArray[np.bool_], at: int, spec: DeltaPSpec
 ) -> Iterator[Floor]:
-    """Draw the noise floor of a condition grouped by another's (or its own) flips, a layer at a time."""
+    """Draw the noise floor of a condition grouped by another's (or its own) flips, a layer at a time.
+
+    Args:
+        logits: of every condition, [layers, n].
+        condition, anchor: whose effect, and by whose flips.
+        rows: which count, bool [n].
+        at: the layer, as an index, whose flips group all layers where the groups are fixed.
+    """
     clean = logits[CLEAN][:, rows]
     own, leader = (delta_p_noise.Change(clean, logits[name][:, rows] - clean) for name in (condition, anchor))
     fixed = at if spec.anchor == "fixed" else None
@@ -109,7 +116,12 @@ def noise(
 
 
 def over_draws(place: Row, metric: str, values: Floats, sizes: Floats) -> list[Row]:
-    """Return the mean over draws of noise, with the middle 95 % of them; draws without the group are left out."""
+    """Return the mean over draws of noise, with the middle 95 % of them; draws without the group are left out.
+
+    Args:
+        values: of every draw, float64 [draws], NaN where the group is empty.
+        sizes: rows in the group, float64 [draws].
+    """
     known = ~np.isnan(values)
     if not known.any():
         return []
@@ -128,7 +140,7 @@ def boundary(task: Task, logits: Logits, change: Change, at: int, spec: DeltaPSp
         rows = compared(task, change) & task.have[condition]
         if anchor != condition or not rows.any():
             continue
-        flipped = flips(task, logits, condition)[at]
+        flipped = flips(logits, condition)[at]
         drawn = delta_p_noise.flips(logits[CLEAN][at], flipped, rows, spec.noise, spec.seed)
         for metric, values in about(task).items():
             known = rows & ~np.isnan(values)

@@ -24,7 +24,6 @@ from layercache.store.reader import Store
 
 Floats = npt.NDArray[np.float64]
 States = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 
 def logits(store: Store, tasks: Sequence[Task], bar: Bar) -> Iterator[dict[str, Floats]]:

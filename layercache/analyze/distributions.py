@@ -65,7 +65,7 @@ def js(here: Distributions, final: Distributions) -> Floats:
 
 
 def top(here: Distributions, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k most probable tokens, best first, of equal ones the smaller id: ids int64 and log-probabilities."""
+    """Return the k most probable tokens, best first, of equal ones the smaller id: ids int64 [n, k] and log-probabilities."""
     k = min(k, here.logits.shape[1])
     ids = np.sort(np.argpartition(here.logits, -k, axis=1)[:, -k:], axis=1)
     order = np.argsort(-np.take_along_axis(here.logits, ids, axis=1), axis=1, kind="stable")

@@ -120,6 +120,9 @@ def make(
 def check(folds: Folds, label: str, classes: Ints | None) -> None:
     """Refuse folds that leave nothing to report, too little to fit on, or a single class to fit on.
 
+    Args:
+        classes: class numbers, int64 [rows]; None for a number.
+
     Raises:
         AnalysisError: names the label and the counts.
     """
@@ -153,7 +156,12 @@ def held_back(inner: Ints) -> npt.NDArray[np.bool_]:
 
 
 def again(folds: Folds, keys: Sequence[str], classes: Ints | None, seed: int) -> Folds:
-    """Deal the same groups with another seed; where a split is honoured, only the inner parts change."""
+    """Deal the same groups with another seed; where a split is honoured, only the inner parts change.
+
+    Args:
+        keys: a text a row, by which groups are dealt.
+        classes: class numbers, int64 [rows], to be spread evenly; None for a number.
+    """
     inner = assign(folds.groups, keys, classes, INNER_FOLDS, seed + 1)
     if (folds.assignment < 0).any():
         return folds._replace(inner=inner)
@@ -161,7 +169,7 @@ def again(folds: Folds, keys: Sequence[str], classes: Ints | None, seed: int) ->
 
 
 def take(folds: Folds, rows: npt.NDArray[np.bool_]) -> Folds:
-    """Keep only some rows (those with a state), every one in the fold it had."""
+    """Keep only some rows, bool [rows] (those with a state), every one in the fold it had."""
     groups = np.unique(folds.groups[rows], return_inverse=True)[1]
     return folds._replace(assignment=folds.assignment[rows], inner=folds.inner[rows], groups=groups)
 

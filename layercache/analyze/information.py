@@ -50,7 +50,7 @@ def probe_bits(y: Ints, probability: Floats) -> Floats:
 
 
 def portions(order_groups: Ints, fractions: Sequence[float]) -> list[int]:
-    """Return where portions end, for rows whose groups are in the order they are sent: rising, the last one n.
+    """Return where portions end, for rows whose groups, int64 [n], are in the order they are sent: rising, the last one n.
 
     A group is never parted, so that no probe is fitted on a prompt that it codes; portions without rows fall away.
     """

@@ -21,6 +21,7 @@ from layercache.errors import AnalysisError
 from layercache.store.files import on_disk
 
 FORMAT = 1
+"""The format of kept probes that this version writes, and the newest that it reads."""
 
 
 class Kept(NamedTuple):

@@ -21,9 +21,8 @@ from layercache.analyze.bootstrap import Estimate
 
 Floats = npt.NDArray[np.float64]
 
-SCORED = ("r2", "accuracy", "balanced_accuracy")
-"""The scores that can be taken anew on every draw from what `probe` left of every row."""
-_KINDS = {"r2": "error", "accuracy": "correct", "balanced_accuracy": "correct"}
+SCORED = {"r2": "error", "accuracy": "correct", "balanced_accuracy": "correct"}
+"""The scores that can be taken anew on every draw, and what `probe` left of every row that they are taken of."""
 
 
 class Correlations(NamedTuple):
@@ -47,7 +46,7 @@ def resampled(rows: pl.DataFrame, layers: list[int], score: str, count: int, see
     Returns:
         [1 + count, layers]; None where rows of a layer, or their classes, are not kept, or the score is not in SCORED.
     """
-    own = rows.filter(pl.col("metric") == _KINDS.get(score, "")).filter(pl.col("layer").is_in(layers))
+    own = rows.filter(pl.col("metric") == SCORED.get(score, "")).filter(pl.col("layer").is_in(layers))
     table = own.pivot("layer", index=["row", "sample_id", "text"], values="value", sort_columns=False)
     if not count or table.width != 3 + len(layers) or table.null_count().drop("text").sum_horizontal()[0]:
         return None

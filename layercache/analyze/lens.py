@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layercache import outputs
+from layercache import outputs, queries
 from layercache.analyze.distributions import distributions
 from layercache.analyze.lens_table import SCHEMA, Places, rows, summarise
 from layercache.errors import AnalysisError
@@ -29,28 +29,6 @@ _STATE_BYTES = 1 << 28
 """States held at a time."""
 _LOGITS = 1 << 24
 """Logits held at a time; their statistics take about five times as much."""
-
-# A sample id has a fixed number of digits, so keys sort by sample, then position.
-_KEY = "concat(sample_id, ' ', lpad(CAST(position AS VARCHAR), 9, '0'))"
-_WHERE = (
-    "run = $run AND condition = $condition AND site = 'resid' AND pooling = $pooling"
-    " AND ($ids IS NULL OR sample_id IN (SELECT unnest($ids)))"
-)
-_PLACES = f"""
-WITH places AS (SELECT DISTINCT sample_id, position FROM hidden WHERE {_WHERE} AND list_contains($layers, layer))
-SELECT {_KEY} AS key, sample_id, position,
-       coalesce(following.token_id, CASE WHEN position = n_tokens - 1 THEN target_id END) AS target_id
-FROM places
-JOIN (SELECT sample_id, n_tokens, target_id FROM samples WHERE run = $run AND condition = $condition)
-     USING (sample_id)
-LEFT JOIN (SELECT sample_id, position - 1 AS position, token_id
-           FROM tokens WHERE run = $run AND condition = $condition) AS following USING (sample_id, position)
-ORDER BY key
-"""
-_STATES = f"""
-SELECT {_KEY} AS key, vector FROM hidden
-WHERE {_WHERE} AND layer = $layer AND sample_id BETWEEN $low AND $high
-"""
 
 
 def ask(
@@ -117,10 +95,11 @@ class _Asked:
     final: int | None
     condition: str
 
-    def query(self, text: str, sample_ids: Sequence[str] | None, **params: Any) -> pa.Table:
+    def query(self, name: str, sample_ids: Sequence[str] | None, **params: Any) -> pa.Table:
+        """Ask one of the named queries about these states, of some samples or all."""
         given = {"run": self.run.id, "condition": self.condition, "pooling": str(self.feature)}
         ids = None if sample_ids is None else list(sample_ids)
-        return self.store.sql(text, {**given, "ids": ids, **params})
+        return self.store.sql(queries.load_query(name).sql, {**given, "ids": ids, **params})
 
     @property
     def read(self) -> list[int]:
@@ -139,7 +118,12 @@ def lens(
     sample_ids: Sequence[str] | None = None,
     condition: str = "clean",
 ) -> pa.Table:
-    """Read the logit lens of stored states; see `Store.lens`."""
+    """Read the logit lens of stored states; see `Store.lens`.
+
+    Raises:
+        StoreError: the run is not known or has no head, or the store is damaged.
+        AnalysisError: `top_k` is below 1, or as of `Store.lens`.
+    """
     run = run if isinstance(run, Run) else store.run(run)
     if top_k < 1:
         raise AnalysisError(f"top_k is {top_k}: give 1 or more")
@@ -201,7 +185,7 @@ def _single(pooling: str) -> bool:
 
 def _places(asked: _Asked, follow: list[int] | None, sample_ids: Sequence[str] | None) -> Places:
     """List the states read, and the tokens followed: those given, or what came next in the prompt."""
-    table = asked.query(_PLACES, sample_ids, layers=asked.layers)
+    table = asked.query("lens_places", sample_ids, layers=asked.layers)
     ids = table["sample_id"].to_numpy().astype(str)
     without = set(sample_ids or ()) - set(ids.tolist())
     if without:
@@ -240,7 +224,7 @@ def _chunk(asked: _Asked, places: Places, top_k: int) -> list[pa.Table]:
 def _states(asked: _Asked, layer: int, places: Places) -> tuple[np.ndarray, np.ndarray]:
     """Read a layer's states of the samples of some places: keys, and float32 [n, d]."""
     ids = np.unique(places.sample_id)
-    table = asked.query(_STATES, ids.tolist(), layer=layer, low=str(ids[0]), high=str(ids[-1]))
+    table = asked.query("lens_states", ids.tolist(), layer=layer, low=str(ids[0]), high=str(ids[-1]))
     flat = [chunk.flatten().to_numpy() for chunk in table["vector"].chunks]
     values = np.concatenate([np.empty(0, np.float32), *flat]).reshape(-1, asked.run.width)
     return table["key"].to_numpy().astype(str), values

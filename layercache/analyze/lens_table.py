@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from layercache.analyze.distributions import Distributions, follow, js, kl, top
+from layercache.frame import from_arrow
 from layercache.head import Head
 from layercache.store.schema import TABLES
 
@@ -39,7 +40,7 @@ class Places(NamedTuple):
     """int64 [places, targets]."""
 
     def take(self, which: slice | np.ndarray) -> "Places":
-        """Return some of the places."""
+        """Return some of the places, by a slice, their numbers, or bool [places]."""
         return Places(*(column[which] for column in self))
 
 
@@ -108,8 +109,7 @@ def summarise(table: pa.Table, *, by_target: bool) -> pa.Table:
     `agrees_with_final` (a share), `target_logprob`, `target_probability`, which are means, nats where logs;
     `target_rank`, the median; `top_token`, the commonest most probable token, and `top_share`, how often it is that.
     """
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
+    frame = from_arrow(table)
     keys = ["target_id", "target_token", "layer"] if by_target else ["layer"]
     best = pl.col("top_tokens").list.first()
     logprob = pl.col("target_logprob").cast(pl.Float64)

@@ -102,7 +102,7 @@ def fold_models(
     inner: Ints,
     pool: ThreadPoolExecutor | None = None,
 ) -> list[list[Linear]]:
-    """Return the models that `cross_validate` predicts with, by fold and target; arguments are as there."""
+    """Return the models that `cross_validate` predicts with, [folds][t]; arguments are as there."""
 
     def models(fold: _Fold) -> list[Linear]:
         return [Linear(weights[:-1].T, weights[-1], fold.middle, fold.how.scale) for weights, _ in fold.found]

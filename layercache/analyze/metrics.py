@@ -138,10 +138,11 @@ METRICS: dict[str, str] = {
     "v_entropy": "what is left unknown of the label: mean -log2 of its held-out probability, bits a row",
     "label_entropy": "the same without states: mean -log2 of the class's share of the fitted rows, bits a row",
     "pvi": "sample score: pointwise usable information, bits",
-    "peak_layer": "the first layer with the best main metric",
+    "layers_above_shuffled": "layers whose main metric is above that with shuffled labels: the difference's interval is above 0",
+    "peak_layer": "the first layer with the best main metric; none where no layer is above shuffled labels",
     "converging_layer": "the first layer whose main metric is a share (0.95) of the best layer's",
     "best_layer": "the layer with the best value of the probe's metric that `group` names, 0 = embedding",
-    "best_depth": "the same as a share of the run's depth: 0 = embedding, 1 = after the last block",
+    "best_depth": "the same as a share of the run's blocks: 0 = embedding, 1 = after the last block; none for the final norm",
     "best_score": "the value there",
     "spearman_over_layers": "Spearman's rank correlation over layers of the metric that `group` names and the probe's score; n counts"
     " layers, the interval is of the score for other prompts, the metric's values and the layers as they are",
@@ -154,6 +155,7 @@ METRICS: dict[str, str] = {
 WHOLE = frozenset(
     [
         "best_layer",
+        "layers_above_shuffled",
         "peak_layer",
         "converging_layer",
         "picked_layer",
@@ -188,30 +190,30 @@ class Classes(NamedTuple):
 
 
 def mse(given: Numbers, weights: Weights) -> Floats:
-    """Mean squared error."""
+    """Mean squared error under every draw of weights [rows, draws]: float64 [draws], in the label's unit squared."""
     return weighted_mean((given.truth - given.prediction) ** 2, weights)
 
 
 def r2(given: Numbers, weights: Weights) -> Floats:
-    """Coefficient of determination against the mean of the rows each fold was fitted on."""
+    """Coefficient of determination, float64 [draws], against the mean of the rows each fold was fitted on; 1 is the best."""
     left = weighted_mean((given.truth - given.prediction) ** 2, weights)
     return 1 - _ratio(left, weighted_mean((given.truth - given.reference) ** 2, weights))
 
 
 def spearman(given: Numbers, weights: Weights) -> Floats:
-    """Spearman's rank correlation, ties at their mean rank; mean over folds."""
+    """Spearman's rank correlation, ties at their mean rank; mean over folds. float64 [draws], -1 to 1."""
     return _over_folds(
         given.fold, weights, lambda rows, w: _rank_correlation(given.truth[rows], given.prediction[rows], w)
     )
 
 
 def accuracy(given: Classes, weights: Weights) -> Floats:
-    """Share of rows whose most probable class is the true one."""
+    """Share of rows whose most probable class is the true one, float64 [draws]; of equally probable ones the first counts."""
     return weighted_mean((given.probability.argmax(axis=1) == given.truth).astype(np.float64), weights)
 
 
 def balanced_accuracy(given: Classes, weights: Weights) -> Floats:
-    """Mean recall over the classes that occur."""
+    """Mean recall over the classes that occur, float64 [draws]."""
     right = given.probability.argmax(axis=1) == given.truth
     classes = range(given.probability.shape[1])
     recalls = [_ratio(_sum((given.truth == c) & right, weights), _sum(given.truth == c, weights)) for c in classes]
@@ -219,7 +221,7 @@ def balanced_accuracy(given: Classes, weights: Weights) -> Floats:
 
 
 def macro_f1(given: Classes, weights: Weights) -> Floats:
-    """Mean F1 over the classes that occur or are predicted."""
+    """Mean F1 over the classes that occur or are predicted, float64 [draws]."""
     guess = given.probability.argmax(axis=1)
     scores = []
     for c in range(given.probability.shape[1]):
@@ -229,7 +231,7 @@ def macro_f1(given: Classes, weights: Weights) -> Floats:
 
 
 def auc(given: Classes, weights: Weights) -> Floats:
-    """Area under the ROC curve (of class 1, or each class against the rest, averaged); mean over folds."""
+    """Area under the ROC curve (of class 1, or each class against the rest, averaged); mean over folds. float64 [draws]."""
     columns = range(given.probability.shape[1]) if given.probability.shape[1] > 2 else [1]
 
     def one(rows: Ints, w: Weights) -> Floats:

@@ -11,7 +11,7 @@ from layercache.analyze.bootstrap import Estimate, Resamples
 from layercache.analyze.metrics import MAIN
 from layercache.analyze.problem import Problem
 from layercache.analyze.tables import Row
-from layercache.store.layout import Feature
+from layercache.store.stored import StoredFeature
 
 
 class Found(NamedTuple):
@@ -19,6 +19,7 @@ class Found(NamedTuple):
 
     models: dict[int, crossfit.Models]
     main: dict[int, Estimate]
+    above: set[int]
     rows: list[Row]
     scores: list[pa.Table]
 
@@ -27,15 +28,17 @@ class Found(NamedTuple):
 class Part:
     """One label on the states of one feature: its targets by group (None: the label itself), and what was found.
 
-    `models` holds the folds' models of the label by layer, `main` the estimate of its main metric.
+    `models` holds the folds' models of the label by layer, `main` the estimate of its main metric; `above` are the layers
+    where that is above the same with shuffled labels.
     """
 
     given: Problem
-    feature: Feature
+    feature: StoredFeature
     targets: dict[str | None, npt.NDArray[Any]]
     resamples: Resamples
     models: dict[int, crossfit.Models] = field(default_factory=dict)
     main: dict[int, Estimate] = field(default_factory=dict)
+    above: set[int] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
     scores: list[pa.Table] = field(default_factory=list)
 
@@ -51,12 +54,13 @@ class Part:
     @property
     def found(self) -> Found:
         """What was found."""
-        return Found(self.models, self.main, self.rows, self.scores)
+        return Found(self.models, self.main, self.above, self.rows, self.scores)
 
     def take(self, found: Found) -> None:
         """Add what was found elsewhere."""
         self.models |= found.models
         self.main |= found.main
+        self.above |= found.above
         self.rows += found.rows
         self.scores += found.scores
 

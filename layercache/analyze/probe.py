@@ -23,16 +23,17 @@ from layercache.analyze.scorecard import Probed, Scorecard
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import ProbeSpec, ProbingSpec
-from layercache.store.layout import Feature, Run
+from layercache.store.layout import Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
+from layercache.store.stored import StoredFeature
 
 
 class Task(NamedTuple):
     """A problem on the states of one feature: only the rows that have them at every layer."""
 
     problem: Problem
-    feature: Feature
+    feature: StoredFeature
 
 
 def probe(store: Store, spec: ProbeSpec, progress: Progress) -> Outcome:
@@ -123,7 +124,7 @@ def tasks(store: Store, problems: Sequence[Problem], spec: ProbingSpec, progress
     return found
 
 
-Group = tuple[Run, Feature, list[Task]]
+Group = tuple[Run, StoredFeature, list[Task]]
 """The labels that are probed on the states of one feature of a run."""
 
 

@@ -3,7 +3,7 @@
     selectivity     the score minus that of the same probe on a control task (`control`)
     mdl             bits of an online code for the labels, given the states (`information`)
     information     usable information in bits, of every row too (`information`)
-    depth           the layer with the best score, and the first that comes near it
+    depth           the layer with the best score, and the first that comes near it; none where no layer beats shuffled labels
     transfer        probes of one layer read on the states of another (`transfer`)
     transfer_runs   probes of one run read on another run's states of the same layer
 
@@ -31,7 +31,7 @@ from layercache.recipe import ProbeDepthSpec
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
 
-SHUFFLED = "shuffled"
+SHUFFLED, ABOVE = "shuffled", "layers_above_shuffled"
 
 
 def probe_depth(store: Store, spec: ProbeDepthSpec, progress: Progress) -> Outcome:
@@ -72,7 +72,7 @@ def probe_depth(store: Store, spec: ProbeDepthSpec, progress: Progress) -> Outco
 def _part(store: Store, task: Task, spec: ProbeDepthSpec) -> Part:
     given = task.problem
     targets: dict[str | None, npt.NDArray[Any]] = {None: given.y}
-    if "selectivity" in spec.measures or "mdl" in spec.measures:
+    if {"selectivity", "mdl", "depth"} & {*spec.measures}:
         targets[SHUFFLED] = given.shuffled
     if "selectivity" in spec.measures and spec.control_by is not None:
         of_type = control.types(store, given, spec.control_by)
@@ -137,7 +137,11 @@ def _transfer_place(
 def _fit(part: Part, layer: int, x: crossfit.States, spec: ProbeDepthSpec, pool: ThreadPoolExecutor) -> None:
     """Fit a layer's probe and its controls, and add what can be said of the layer alone."""
     given, n = part.given, int(part.given.reported.sum())
-    fitted = [name for name in part.targets if name is None or "selectivity" in spec.measures]
+    wanted = {
+        None,
+        *(part.targets if "selectivity" in spec.measures else [SHUFFLED] if "depth" in spec.measures else []),
+    }
+    fitted = [name for name in part.targets if name in wanted]
     for name, models in zip(fitted, crossfit.fit(x, given, [part.targets[name] for name in fitted], pool)):
         said = crossfit.held_out(x, given, models)
         one = estimated(part.metric, crossfit.scores(given, said, part.targets[name]), part.resamples)
@@ -150,7 +154,10 @@ def _fit(part: Part, layer: int, x: crossfit.States, spec: ProbeDepthSpec, pool:
             difference = bootstrap.around(
                 part.main[layer].value - one.value, part.main[layer].resampled - one.resampled
             )
-            part.add("selectivity", difference, n, layer=layer, group=name)
+            if name == SHUFFLED and (difference.value if difference.low is None else difference.low) > 0:
+                part.above.add(layer)
+            if "selectivity" in spec.measures:
+                part.add("selectivity", difference, n, layer=layer, group=name)
     if "mdl" in spec.measures and given.classes is not None:
         for name in (None, SHUFFLED):
             _codelength(part, layer, x, name, spec, pool)
@@ -192,17 +199,21 @@ def _codelength(
 
 
 def _concept_depth(part: Part, spec: ProbeDepthSpec) -> None:
-    """Add the layer with the best score and the first with a share of it; none where no score is above 0.
+    """Add the layer with the best score and the first with a share of it, where the label is known at some layer.
+
+    It is where a score is above 0, and above that of the same probe on shuffled labels: the interval of the difference
+    is above 0 (without resamples the difference itself). How many layers there are of the second kind is added too.
 
     After the concept depth of Jin et al. 2024 ("Exploring Concept Depth", whose own converging point goes by the ratio
     of consecutive accuracies, and so depends on how many layers there are).
     """
     layers = np.array(sorted(part.main))
     values = np.array([part.main[layer].value for layer in layers])
-    if not values.max() > 0:
+    n = int(part.given.reported.sum())
+    part.rows += tables.row(part.key(), ABOVE, len(part.above), n)
+    if not part.above or not values.max() > 0:
         return
     resampled = np.array([part.main[layer].resampled for layer in layers])
-    n = int(part.given.reported.sum())
     for metric, share in (("peak_layer", 1.0), ("converging_layer", spec.converged)):
         first = float(layers[first_near(values[:, None], share)[0]])
         usable = resampled[:, resampled.max(axis=0) > 0]

@@ -49,23 +49,27 @@ class Problem:
         return self.folds.assignment >= 0
 
     def take(self, keep: npt.NDArray[np.bool_]) -> "Problem":
-        """Keep only some rows, each in the fold it had.
+        """Keep only some rows, bool [n], each in the fold it had.
 
         Raises:
             AnalysisError: too few are left.
         """
         if keep.all():
             return self
-        kept = folding.take(self.folds, keep)
-        folding.check(kept, self.label.name, None if self.classes is None else self.y[keep])
+        kept = self.only(keep)
+        folding.check(kept.folds, self.label.name, None if self.classes is None else kept.y)
+        return replace(kept, shuffled=shuffle(kept.y, kept.folds.groups, self.seed))
+
+    def only(self, keep: npt.NDArray[np.bool_]) -> "Problem":
+        """Keep only some rows, bool [n], whatever is left: for what fits nothing on them."""
         return replace(
             self,
             rows=self.rows[keep],
             sample_ids=self.sample_ids[keep],
             texts=[text for text, wanted in zip(self.texts, keep) if wanted],
             y=self.y[keep],
-            shuffled=shuffle(self.y[keep], kept.groups, self.seed),
-            folds=kept,
+            shuffled=self.shuffled[keep],
+            folds=folding.take(self.folds, keep),
         )
 
 

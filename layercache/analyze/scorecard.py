@@ -17,7 +17,7 @@ from layercache.analyze.problem import Problem
 from layercache.analyze.scaling import in_order, one_thread_each
 from layercache.analyze.tables import Row
 from layercache.recipe import ProbeSpec
-from layercache.store.layout import Feature
+from layercache.store.stored import StoredFeature
 
 
 @dataclass
@@ -85,7 +85,7 @@ def probe_layer(
     return Probed(fitted, *_estimates([fitted.scores, fitted.shuffled], drawn, pool))
 
 
-def add_probes(card: Scorecard, given: Problem, feature: Feature, probes: list[Probed], spec: ProbeSpec) -> None:
+def add_probes(card: Scorecard, given: Problem, feature: StoredFeature, probes: list[Probed], spec: ProbeSpec) -> None:
     """Add the probes of one label and feature: every layer's metrics, true and shuffled, and who wins."""
     place = {"site": feature.site, "pooling": feature.pooling}
     main, n = MAIN[given.label.kind], int(given.reported.sum())

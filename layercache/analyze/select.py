@@ -6,8 +6,9 @@ from layercache import nearest
 from layercache.errors import AnalysisError
 from layercache.outputs import one_row_a_token
 from layercache.recipe import AnalysisSpec, ProbingSpec, QualitySpec
-from layercache.store.layout import Feature, RowsInfo, Run
+from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredFeature
 
 
 def runs(store: Store, spec: AnalysisSpec | ProbingSpec) -> list[Run]:
@@ -45,7 +46,7 @@ def data(store: Store, chosen: Sequence[Run], spec: AnalysisSpec | ProbingSpec) 
     return [(run, info) for run, info in found if spec.data is None or info.name in spec.data]
 
 
-def features(store: Store, run: Run, spec: ProbingSpec | QualitySpec) -> list[Feature]:
+def features(store: Store, run: Run, spec: ProbingSpec | QualitySpec) -> list[StoredFeature]:
     """List the stored states asked for: sites, poolings and layers of a run; those of single tokens are left out.
 
     Raises:

@@ -5,13 +5,14 @@ import numpy.typing as npt
 import polars as pl
 
 from layercache.errors import AnalysisError
-from layercache.store.layout import CLEAN, Feature, Run
+from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
 from layercache.store.states import Matrix
+from layercache.store.stored import StoredFeature
 
 
 def present(
-    store: Store, run: Run, sample_ids: npt.NDArray[np.str_], feature: Feature, condition: str = CLEAN
+    store: Store, run: Run, sample_ids: npt.NDArray[np.str_], feature: StoredFeature, condition: str = CLEAN
 ) -> npt.NDArray[np.bool_]:
     """Tell which of these samples have a state at every layer of a feature, bool [n].
 
@@ -25,7 +26,7 @@ def present(
     return np.array([name not in lacking for name in sample_ids.tolist()], dtype=np.bool_)
 
 
-def finite(store: Store, run: Run, feature: Feature, layer: int, condition: str = CLEAN) -> Matrix:
+def finite(store: Store, run: Run, feature: StoredFeature, layer: int, condition: str = CLEAN) -> Matrix:
     """Read the states of a layer; a probe cannot be fitted on infinities, nor say anything of them.
 
     Raises:

@@ -12,6 +12,7 @@ from layercache.analyze.plain_tables import cell as _cell
 from layercache.analyze.plain_tables import of as _of
 from layercache.analyze.plain_tables import tables as _tables
 from layercache.analyze.summary_adaptation import adapters, answers
+from layercache.frame import from_arrow
 
 _BASELINES = ("mean", "majority", "tf-idf")
 _LENS = {
@@ -42,8 +43,7 @@ def summarise(results: pa.Table | pl.DataFrame) -> str:
     Values carry their 95 % interval; `*` marks a column's best layer, with the share of bootstrap resamples
     it wins. Empty text for no results.
     """
-    frame = results if isinstance(results, pl.DataFrame) else pl.from_arrow(results)
-    assert isinstance(frame, pl.DataFrame)
+    frame = results if isinstance(results, pl.DataFrame) else from_arrow(results)
     frame = frame.with_columns(pl.col("run").replace_strict(_short_names(frame), return_dtype=pl.String).alias("run"))
     probes = list(_probes(frame))
     legend = ["* best layer (and the share of resamples in which it is best)"] if probes else []

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from layercache.analyze.plain_tables import cell, of, tables
+from layercache.analyze.plain_tables import cell, number, of, tables
+from layercache.chosen import ACCURACY, by_validation, validated
 
 _CALIBRATION = ("choice_ece", "choice_brier", "choice_mass")
 _EFFECTS = ("effect", "variance_share", "anova_p")
@@ -46,8 +47,23 @@ def adapters(frame: pl.DataFrame) -> Iterator[str]:
             columns = [[" " + cell(of(here, metric=metric)) for here in rows] for metric in wanted.values()]
             names = [f"{one['run']}, {one['group']}" for one in systems.iter_rows(named=True)]
             yield tables(f"{data}, {label}: systems [95 % interval]", names, list(wanted), columns, corner="system")
+            yield from _chosen(part)
         for run, own in part.filter(pl.col("metric").is_in(_EFFECTS)).group_by("run", maintain_order=True):
             groups = own["group"].unique(maintain_order=True).to_list()
             columns = [[" " + cell(of(own, metric=metric, group=group)) for group in groups] for metric in _EFFECTS]
             title = f"{data}, {label}, {run[0]}: what matters in the grid [95 % interval over seeds]"
             yield tables(title, groups, ["accuracy", "share of variance", "F-test p"], columns, corner="effect of")
+
+
+def _chosen(part: pl.DataFrame) -> Iterator[str]:
+    """Say which adapter of each base the rows to validate on choose; nothing where none were validated."""
+    adapted = part.filter(metric="accuracy_minus_base", group="model").select("run", "group", "other_run")
+    for _, own in validated(adapted, part).group_by("other_run", maintain_order=True):
+        best = by_validation(own)
+        if best is not None:
+            rows = of(part, run=best["run"], group="model", metric=ACCURACY)["n"][0]
+            tested = cell(of(part, run=best["run"], group="model", metric="accuracy"))
+            yield (
+                f"chosen of {len(own)} adapters by the {rows} rows to validate on: {best['run']}, accuracy"
+                f" {number(best[ACCURACY])} there, {tested} on the rows tested"
+            )

@@ -32,6 +32,8 @@ def deep(frame: pl.DataFrame) -> Iterator[str]:
         ]
         if ends:
             yield ", ".join(ends)
+        elif not of(own, metric="layers_above_shuffled", value=0.0).is_empty():
+            yield f"{', '.join(f'{name} none' for name in _WITHOUT_LAYER.values())}: no layer is above shuffled labels"
 
 
 def _columns(own: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -56,7 +58,11 @@ def compared(frame: pl.DataFrame) -> Iterator[str]:
         for run, site, pooling in where.iter_rows():
             own = part.filter(pl.col("site").eq_missing(pl.lit(site)), run=run, pooling=pooling)
             names.append(f"{run} {pooling}" + ("" if site in (None, "resid") else f" {site}"))
-            lines.append([" " + cell(of(own, metric=metric)) for metric in ("best_layer", "best_depth", "best_score")])
+            depth = of(own, metric="best_depth")
+            beyond = "final norm" if depth.is_empty() else cell(depth)
+            lines.append(
+                [" " + cell(of(own, metric="best_layer")), f" {beyond}", " " + cell(of(own, metric="best_score"))]
+            )
         columns = [list(column) for column in zip(*lines)]
         yield tables(
             f"{data}, {label}: best layer by {score}", names, ["layer", "depth, 0 to 1", "score"], columns, corner="run"

@@ -51,7 +51,18 @@ def scores(
     values: npt.NDArray[Any],
     texts: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Build sample scores of one metric: a value, and perhaps a text, a row of data."""
+    """Build sample scores of one metric: a value, and perhaps a text, a row of data.
+
+    Args:
+        key: the columns that all of them share.
+        rows: of the data set, int64 [n].
+        sample_ids: of those rows, [n].
+        values: numbers [n]; NaN stays NaN.
+        texts: one a row.
+
+    Returns:
+        The columns of `schema.SAMPLE_SCORES`, n lines.
+    """
     columns: dict[str, Any] = {
         "metric": pa.repeat(pa.scalar(metric), len(rows)),
         "row": pa.array(rows, pa.int64()),

@@ -44,7 +44,7 @@ class Scored(NamedTuple):
     total: Callable[[Floats], float]
 
     def take(self, index: npt.NDArray[np.int64]) -> "Scored":
-        """Return the metric of chosen texts, in their order."""
+        """Return the metric of chosen texts, int64 [chosen], in their order."""
         return Scored(self.values[index], self.statistics[index], self.total)
 
 

@@ -9,6 +9,7 @@ import click
 from layercache.cli import completion
 from layercache.cli.options import FORMATS, engine_options, format_option, quiet_option, store_option
 from layercache.cli.output import reporter, say_analysed, width
+from layercache.errors import RecipeError
 
 
 @click.command()
@@ -57,6 +58,7 @@ from layercache.cli.output import reporter, say_analysed, width
 @click.option("--max-samples", type=int, help="Samples whose states quality looks at.")
 @click.option("--bootstrap", type=int, help="Resamples behind each interval.")
 @click.option("--seed", type=int, help="Seed of folds, shuffles and resamples.")
+@click.option("--workers", hidden=True)
 @engine_options
 @format_option(of=tuple(one for one in FORMATS if one != "parquet"))
 @store_option
@@ -68,6 +70,7 @@ def analyze(
     fmt: str,
     engine: str,
     address: str | None,
+    workers: str | None,
     **settings: Any,
 ) -> None:
     """Ask about layers, on a CPU, without the model.
@@ -86,6 +89,11 @@ def analyze(
     from layercache import engine as engines
     from layercache import study, table
 
+    if workers is not None:
+        raise RecipeError(
+            "--workers goes with extract and run: an analysis takes the cores of this machine by itself, and with"
+            " --engine ray those of the cluster"
+        )
     progress = reporter(quiet)
     overrides = {key: value for key, value in settings.items() if value is not None}
     specs = study.specs_to_run(store, kinds, overrides)

@@ -11,6 +11,7 @@ from layercache.cli.options import (
     check_engine,
     device_names,
     devices_option,
+    dry_run_option,
     engine_options,
     json_option,
     plain,
@@ -128,13 +129,7 @@ DATA_OPTIONS = (
 @click.option("--augment-rate", type=float, help="Share of words, and of their characters, a view changes; 0.3.")
 @click.option("--condition-seed", type=int, help="Seed of what conditions draw.")
 @click.option("--control-from", help="Span that control tokens are drawn from; the prompt when not given.")
-@click.option(
-    "--dry-run",
-    is_flag=False,
-    flag_value="plan",
-    type=click.Choice(["plan", "measure"]),
-    help="Say what would be done, and what it takes; write nothing. =measure runs a few batches to say how long.",
-)
+@dry_run_option
 @store_option
 @quiet_option
 @shard_option
@@ -222,7 +217,11 @@ def plan(recipe_name: str, settings: tuple[str, ...], shards: int, fmt: str, sto
 
 
 def recipe_from(recipe_name: str | None, settings: tuple[str, ...], flags: dict[str, Any]) -> Any:
-    """Build a recipe from a name and overrides, or from flags alone."""
+    """Build a recipe from a name and overrides, or from flags alone.
+
+    Raises:
+        RecipeError: both are given, or too little is, or a value is not allowed.
+    """
     from layercache import dataset, recipe
 
     given = {key: plain(value) for key, value in flags.items() if value not in (None, ())}

@@ -12,6 +12,7 @@ from layercache import nearest
 from layercache.cli.output import named
 
 EXIT = 2
+"""What the command line exits with where the user can mend it."""
 
 
 def fail(message: str) -> NoReturn:

@@ -141,6 +141,17 @@ def workers_option(command: F) -> F:
     )(command)
 
 
+def dry_run_option(command: F) -> F:
+    """Add `--dry-run`, of commands that extract."""
+    return click.option(
+        "--dry-run",
+        is_flag=False,
+        flag_value="plan",
+        type=click.Choice(["plan", "measure"]),
+        help="Say what would be done, and what it takes; write nothing. =measure runs a few batches to say how long.",
+    )(command)
+
+
 def shard_option(command: F) -> F:
     """Add `--shard`, a part of the samples."""
     return click.option(
@@ -156,7 +167,11 @@ def devices_option(command: F) -> F:
 
 
 def device_names(text: str | None) -> list[str]:
-    """Read `0,1` as names of devices."""
+    """Read `0,1` as names of devices.
+
+    Raises:
+        RecipeError: a name is empty.
+    """
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if "" in names:
         raise RecipeError(f"--devices {text!r}: give devices separated by commas (0,1)")
@@ -164,7 +179,11 @@ def device_names(text: str | None) -> list[str]:
 
 
 def check_engine(engine: str, workers: int | None, devices: str | None) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that do not go together.
+
+    Raises:
+        RecipeError: names the two.
+    """
     if engine == "local" and workers is not None:
         raise RecipeError(f"--workers {workers} goes with --engine ray; on this machine use --devices")
     if engine != "local" and devices is not None:
@@ -177,7 +196,11 @@ def plain(value: Any) -> Any:
 
 
 def numbers(text: str | None) -> list[int] | None:
-    """Read `0,4,8`."""
+    """Read `0,4,8`.
+
+    Raises:
+        RecipeError: it is something else.
+    """
     if text is None:
         return None
     if not all(part.strip().isdecimal() for part in text.split(",")):

@@ -72,7 +72,7 @@ def sql(
     if named is not None and not result.num_rows:
         from layercache import listing as store_listing
 
-        if note := store_listing.not_analysed(store, engine.load_query(named)):
+        if note := store_listing.why_empty(store, engine.load_query(named), bool(params)):
             click.echo(note, err=True)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,7 @@ from layercache.cli.options import (
     check_engine,
     device_names,
     devices_option,
+    dry_run_option,
     engine_options,
     format_option,
     json_option,
@@ -21,10 +23,14 @@ from layercache.cli.options import (
 from layercache.cli.output import print_json, reporter, say_analysed, say_extracted, width
 from layercache.errors import RecipeError
 
+if TYPE_CHECKING:
+    from layercache.recipe import Recipe
+
 
 @click.command()
 @click.argument("recipe_name", metavar="RECIPE", shell_complete=completion.recipes)
 @set_option
+@dry_run_option
 @store_option
 @quiet_option
 @json_option
@@ -35,6 +41,7 @@ from layercache.errors import RecipeError
 def run(
     recipe_name: str,
     settings: tuple[str, ...],
+    dry_run: str | None,
     store: Path,
     quiet: bool,
     as_json: bool,
@@ -48,11 +55,14 @@ def run(
 
     RECIPE is a TOML file, or the name of one that ships with layercache (demo, movies, layer_generation,
     truth_pathways, boolq_lora, representation_quality, sample). The VALUE of a
-    setting is TOML or plain text.
+    setting is TOML or plain text. The last two lines are the slow studies made small.
 
     \b
     layercache run demo --store demo-store
+    layercache run movies --dry-run
     layercache run movies --set models=gpt2,./my-llama --set data.source=action.csv
+    layercache run boolq_lora --set finetune.seeds=0 --set finetune.alpha=0,64
+    layercache run representation_quality --set data.0.limit=120 --set data.1.limit=120
     """
     from dataclasses import asdict
 
@@ -67,6 +77,9 @@ def run(
     progress = reporter(quiet)
     check_engine(engine, workers, devices)
     asked, names = recipe.load(recipe_name, settings), device_names(devices)
+    if dry_run is not None:
+        _say_planned(asked, store, progress, dry_run, as_json=as_json)
+        return
     with engines.on(engine, address):
         result = study.run(asked, store, progress, devices=names, workers=workers)
     if as_json:
@@ -78,6 +91,22 @@ def run(
     say_analysed(result.analysed, progress)
     if result.report is not None:
         click.echo(f"report: {result.report.resolve()}")
+
+
+def _say_planned(asked: "Recipe", store: Path, progress: Any, dry_run: str, *, as_json: bool) -> None:
+    """Print what a study would do: its extraction as `layercache extract --dry-run` does, and what follows it."""
+    from dataclasses import asdict
+
+    from layercache import study
+
+    planned = study.extract(asked, store, progress, dry_run="measure" if dry_run == "measure" else True)
+    kinds = [spec.kind for spec in study.in_order(asked.analyze)]
+    if as_json:
+        print_json({"extracted": [asdict(summary) for summary in planned], "to_analyse": kinds})
+        return
+    for summary in planned:
+        click.echo(str(summary))
+    click.echo(f"then: analyze {', '.join(kinds)}, and write the report" if kinds else "then: nothing to analyse")
 
 
 @click.command()
@@ -107,3 +136,10 @@ def finetune(recipe_name: str, settings: tuple[str, ...], dry_run: bool, fmt: st
     for one in tuned:
         progress.note(f"{one.model}: {one.trained:,} adapters trained, results in {one.folder / 'results.csv'}")
     table.write(pa.concat_tables([one.arrow() for one in tuned]), fmt, sys.stdout.buffer, width=width())
+    sys.stdout.flush()
+    for one in tuned:
+        if (best := one.chosen) is not None:
+            progress.note(
+                f"{one.model}: chosen by the {best['validation_rows']:,} rows to validate on: {best['adapter']}, accuracy"
+                f" {best['validation_accuracy']:.3f} there"
+            )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from layercache.cli import completion, stopping
+from layercache.cli import completion, mistakes, stopping
 from layercache.cli.options import json_option, quiet_option, store_option
 from layercache.cli.output import print_json, reporter
 from layercache.errors import RecipeError
@@ -35,14 +35,13 @@ def init(data: str, out: Path | None, model: str, force: bool, quiet: bool, as_j
     _write(path, drafted.text, force=force)
     progress = reporter(quiet)
     for guess in drafted.guesses:
-        progress.note(f"{guess.what}: {guess.value} ({guess.why})")
+        progress.note(mistakes.one_line(f"{guess.what}: {guess.value} ({guess.why})"))
     if as_json:
         print_json({"recipe": path, "rows": drafted.rows, "guesses": [guess._asdict() for guess in drafted.guesses]})
     else:
         click.echo(path)
-    progress.note(
-        f"next: {stopping.command(['layercache', 'run', str(path), '--set', 'data.limit=200', '--store', f'{path.stem}-store'])}"
-    )
+    few = ["--set", f"data.limit={drafted.trial}"] if drafted.trial else []
+    progress.note(f"next: {stopping.command(['layercache', 'run', str(path), *few, '--store', f'{path.stem}-store'])}")
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:

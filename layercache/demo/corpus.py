@@ -181,6 +181,7 @@ SECOND: dict[Callable[[Draw], Document], int] = {
 # Looking back at earlier tokens takes thousands of steps to emerge from passages, and a few hundred from these drills.
 DENSE = (repetition, membership, seen_before, short_yes_or_no)
 DENSE_PART = 0.4
+"""The share of the text, from its beginning, that they are in."""
 
 Planned = tuple[float, Fact | Callable[[Draw], Document]]
 

@@ -18,6 +18,7 @@ TEMPLATES = {
     "instructions": "Instruction: {instruction}\nResponse:",
 }
 N_MOVIES = 1200
+"""Films of the data set `movies`."""
 # Passages by kind; two questions each.
 BOOLQ_PASSAGES = {"plain": 220, "negated": 72, "binding": 108}
 BOOLQ_SPLITS = ("train",) * 6 + ("validation",) + ("test",) * 3

@@ -22,12 +22,15 @@ from layercache.demo.measure import Array, Loaded, answers, lens_entropy, prompt
 
 Figures = dict[str, Any]
 POPULAR = 100
+"""Times that a fact is stated in training to count as popular."""
 BANDS = ((0, 0), (1, 5), (6, 15), (16, 30), (31, 60), (61, 99), (100, 1000))
+"""Ranges of these times, both ends included."""
 FOLDS = 5
+"""Parts of the cross-validation of the figures' probes."""
 
 
 def right_answers(loaded: Loaded, rows: list[Row]) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-    """Whether the model's greedy answer is exactly the golden one."""
+    """Whether the model's greedy answer is exactly the golden one, bool [rows]."""
     said = answers(loaded, prompts_of("qa", rows), 12)
     return np.array([text in row["golden_answers"] for text, row in zip(said, rows, strict=True)])  # type: ignore[operator]
 
@@ -116,7 +119,7 @@ def _rating(text: str) -> float:
 
 
 def truth_auc(features: Array, truth: "np.ndarray[Any, np.dtype[np.bool_]]") -> float:
-    """The AUC of a logistic probe for whether the answer is right, by fold and averaged."""
+    """The AUC of a logistic probe on features [n, d] for whether the answer is right, bool [n]: by fold and averaged."""
     scores = []
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, truth):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
@@ -173,9 +176,11 @@ def main() -> None:
     for name, measure in MEASURES.items():
         print(json.dumps({name: measure(loaded)}, indent=1), flush=True)
     if arguments.lora:
-        from layercache.demo.adapt import lora_figures
+        from layercache.demo.adapt import fine_tune
 
-        print(json.dumps({"lora": lora_figures(loaded)}, indent=1))
+        fine_tune(loaded)
+        loaded.model.eval()
+        print(json.dumps({"lora": reading_figures(loaded)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from layercache.demo.films import CERTIFICATES, GENRES, PROFESSIONS, Film, make_
 from layercache.demo.names import cities, directors, person, title
 
 SEEN, UNSEEN = 125, 42
+"""Films, and as many people, that training speaks of, and that it never names."""
 FILM_KINDS = ("director", "year", "genre", "certificate")
 PERSON_KINDS = ("birthplace", "profession")
 QUESTIONS = {

@@ -15,6 +15,7 @@ FAST_GENRES = ("Thriller", "War", "Western", "Fantasy")
 CERTIFICATES = ("Family", "Guidance", "Teen", "Mature", "Adult")
 PROFESSIONS = words("baker sailor nurse painter farmer teacher tailor miner singer lawyer pilot gardener")
 RATING_NOISE = 0.3
+"""How far a rating lies at most from what genre and description make it."""
 
 
 @dataclass(frozen=True)

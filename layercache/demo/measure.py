@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from layercache.demo.datasets import TEMPLATES, Row
 
 BATCH = 64
+"""Prompts of a batch."""
 Array = npt.NDArray[np.float32]
 
 

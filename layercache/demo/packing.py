@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from layercache.demo.corpus import Document
 
 CHUNK = 2048
+"""Documents tokenised at once."""
 EOS_WEIGHT = 0.3
+"""Weight of the end of a document in the loss, beside 0 for its beginning."""
 
 
 class Encoded(NamedTuple):

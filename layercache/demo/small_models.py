@@ -21,6 +21,7 @@ from layercache.groups import TEST, TRAIN, VALIDATION
 from layercache.recipe import DataSpec
 
 WIDTH, BATCH, RATE, LONGEST = 96, 32, 1e-3, 512
+"""Elements of a state, rows of a batch, the learning rate, and tokens of the longest prompt."""
 
 
 class Rows(NamedTuple):

@@ -10,8 +10,10 @@ from layercache.demo.corpus import documents
 from layercache.demo.films import CERTIFICATES
 
 VOCABULARY = 1280
+"""Tokens, the special ones included."""
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 CONTEXT = 512
+"""Tokens that a demo model sees."""
 # Words and signs with the space before them; digits one by one, so that numbers share their tokens.
 WORDS = Regex(r" ?[^\s\d\p{P}\p{S}]+| ?\d| ?[\p{P}\p{S}]+|\s")
 

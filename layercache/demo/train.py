@@ -21,14 +21,20 @@ from layercache.demo.packing import Batch, batches, encode, pack
 from layercache.demo.tokenizer import demo_tokenizer
 
 ROWS, WIDTH = 16, 128
+"""Rows of packed documents that a step sees, and tokens of a row."""
 STEPS = 4070
+"""Steps of the whole training."""
 QUICK_STEPS = 50
+"""Steps with `--quick`."""
 CHECKPOINTS = {"early": 678, "middle": 1890}
 # Where the text turns from reading to films, the optimizers forget and the weights are rounded as when saved.
 RESTART = 1582
 MUON_LR, ADAM_LR = 0.015, 3e-3
+"""Highest learning rates: of the blocks' matrices, and of embeddings, head and norms."""
 DECAY = 0.6
+"""The share of the steps, at their end, over which the learning rate falls to 0."""
 LOG_EVERY = 50
+"""Steps between two lines of progress."""
 
 
 def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
@@ -47,7 +53,7 @@ def pace(step: int, steps: int) -> float:
 
 
 def loss_of(model: Any, batch: Batch) -> torch.Tensor:
-    """The weighted loss of a batch.
+    """The weighted mean cross-entropy of a batch's tokens: a scalar of dtype float32, nats.
 
     A state-space model takes no mask between the documents of a row: it reads on, and learns to forget at a BOS.
     """

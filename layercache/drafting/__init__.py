@@ -26,6 +26,8 @@ class Draft(NamedTuple):
     text: str
     guesses: list[Guess]
     rows: int
+    trial: int | None
+    """Rows that do for a trial, from the first; None where all are needed."""
 
 
 def draft(source: str, model: str = "demo") -> Draft:
@@ -60,9 +62,10 @@ def draft(source: str, model: str = "demo") -> Draft:
     truncate = None if context is None else longest >= context
     if truncate:
         guessed.guess("truncate", "true", f"prompts of up to {longest:,} bytes, and {model} sees {context:,} tokens")
-    text = write.recipe(name, source, model, guessed, missing, truncate)
+    trial = roles.trial(found, guessed, len(rows))
+    text = write.recipe(name, source, model, guessed, missing, truncate, trial)
     dataset.load(recipe.build(tomllib.loads(text), where="drafted recipe").data[0])
-    return Draft(name, text, guessed.guesses, len(rows))
+    return Draft(name, text, guessed.guesses, len(rows), trial)
 
 
 def _longest(guessed: roles.Roles, found: list[columns.Column]) -> int:

@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 from layercache.answers import read_aliases
-from layercache.dataset import CONVERTERS, as_text
+from layercache.cells import CONVERTERS
 from layercache.errors import DataError
 from layercache.sources import Row
+from layercache.template import as_text
 
 _SURELY_NOTHING = {"N/A", "n/a", "#N/A", "NULL", "null", "\\N", "NaN", "nan"}
 """Cells that mean no value in any column."""
@@ -42,6 +43,8 @@ class Column:
     longest: int
     counting: bool
     """The numbers go up by one from row to row."""
+    texts: Sequence[str | None] = ()
+    """The text of every row's cell, in order; None where it has no value."""
 
     @property
     def distinct(self) -> int:
@@ -103,7 +106,8 @@ def _column(name: str, cells: list[Any]) -> Column:
     counting = counting and all(map(_plain, texts))
     words = sum(len(text.split()) for text in texts) / max(len(texts), 1)
     longest = max((len(text.encode("utf-8", errors="replace")) for text in texts), default=0)
-    return Column(name, kind, len(values), Counter(texts), words, longest, counting)
+    every = [None if cell is None else as_text(cell) for cell in cells]
+    return Column(name, kind, len(values), Counter(texts), words, longest, counting, every)
 
 
 def _plain(text: str) -> bool:
@@ -129,7 +133,7 @@ def _kind(values: Sequence[Any]) -> str:
 
 
 def _aliases(value: Any) -> object:
-    return read_aliases(value, "", 0)
+    return read_aliases(value)
 
 
 def _all(values: Sequence[Any], how: str | Callable[[Any], object]) -> bool:

@@ -1,20 +1,25 @@
 """Guesses what every column is for: part of the prompt, label, answer, split or group. Each guess says why."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from layercache.drafting.columns import Column
+from layercache.drafting.wording import told_by_a_word
 from layercache.outputs import WHOLE_PROMPT
 
 MOST_FIELDS, MOST_LABELS = 6, 4
+"""Columns that a drafted prompt takes at most, and labels that are probed."""
 _CLASSES, _LONG_CLASS = 40, 4.0
 """The most classes of a category, and the most words of a class's name."""
 _ENOUGH = 50
 """Rows below which a probe's cross-validation says little; the recipe then leaves probes out."""
 _ENOUGH_OF_CLASS = 10
 _FOLDS = 5
+_TRIALS = (200, 500, 1000, 2000, 5000)
+"""Rows that a first trial may take."""
 
 
 def _named(*words: str) -> Callable[[Column], bool]:
@@ -64,6 +69,7 @@ class Roles:
     group_by: str | None = None
     probed: bool = False
     other_labels: list[str] = field(default_factory=list)
+    told_labels: list[str] = field(default_factory=list)
     other_groups: list[str] = field(default_factory=list)
     guesses: list[Guess] = field(default_factory=list)
 
@@ -80,7 +86,7 @@ def assign(columns: Sequence[Column], rows: int) -> Roles:
     left = [column for column in left if column.name != roles.split]
     asked = next((column for column in left if _QUESTION(column) and column.kind == "text" and column.usable), None)
     answered = _answered(left, asked)
-    _label(left, answered, roles, rows)
+    _label(left, answered, asked, roles, rows)
     taken = {*(name.rpartition(":")[0] for name in roles.labels), *(one.name for one in answered)}
     _prompt([column for column in left if column.name not in taken], asked, columns, roles)
     for one in answered:
@@ -123,8 +129,13 @@ def _split(columns: Sequence[Column], roles: Roles) -> str | None:
     return None
 
 
-def _label(columns: Sequence[Column], answered: Sequence[Column], roles: Roles, rows: int) -> None:
-    """Choose the labels: what is named like one first, then categories and booleans, then other numbers."""
+def _label(
+    columns: Sequence[Column], answered: Sequence[Column], asked: Column | None, roles: Roles, rows: int
+) -> None:
+    """Choose the labels: what is named like one first, then categories and booleans, then other numbers.
+
+    A category that the question's own words tell is none.
+    """
     found: list[tuple[int, Column, str, str]] = []
     for column in columns:
         if column in answered or column.distinct < 2:
@@ -138,6 +149,9 @@ def _label(columns: Sequence[Column], answered: Sequence[Column], roles: Roles, 
                 found.append((0, column, "category", f"{column.distinct} whole numbers that look like classes"))
             else:
                 found.append((0 if sure else 2, column, "number", "every cell is a number"))
+        elif _is_category(column) and asked is not None and told_by_a_word(column.texts, asked.texts):
+            roles.told_labels.append(f"{column.name}:category")
+            roles.guess("no label", column.name, "words of the question tell it, so that a probe would read those")
         elif _is_category(column):
             found.append((0 if sure else 1, column, "category", f"{column.distinct} values that repeat"))
     found.sort(key=lambda one: one[0])
@@ -153,9 +167,27 @@ def _label(columns: Sequence[Column], answered: Sequence[Column], roles: Roles, 
 
 
 def _enough(column: Column, kind: str) -> bool:
-    if kind == "number":
-        return column.rows >= _ENOUGH
-    return column.rows >= _ENOUGH and sum(count >= _ENOUGH_OF_CLASS for count in column.counts.values()) >= 2
+    return column.rows >= _ENOUGH and (kind == "number" or _two_classes(column.counts))
+
+
+def _two_classes(counts: Counter[str]) -> bool:
+    return sum(count >= _ENOUGH_OF_CLASS for count in counts.values()) >= 2
+
+
+def trial(columns: Sequence[Column], roles: Roles, rows: int) -> int | None:
+    """Return how many of the first rows do for a trial; None where only all rows do.
+
+    In rows sorted by a label the first ones have one class, and no probe can be fitted.
+    """
+    kinds = dict(name.rpartition(":")[::2] for name in roles.labels)
+    labels = [one for one in columns if kinds.get(one.name) in ("category", "boolean") and _two_classes(one.counts)]
+    for limit in _TRIALS:
+        first = [Counter(text for text in one.texts[:limit] if text is not None) for one in labels]
+        if all(map(_two_classes, first)):
+            return limit
+        if limit >= rows:
+            break
+    return None
 
 
 def _prompt(left: Sequence[Column], asked: Column | None, columns: Sequence[Column], roles: Roles) -> None:

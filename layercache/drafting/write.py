@@ -44,11 +44,20 @@ def strings(values: Iterable[str]) -> str:
     return f"[{', '.join(map(text, values))}]"
 
 
-def recipe(name: str, source: str, model: str, roles: Roles, missing: Sequence[str], truncate: bool | None) -> str:
+def recipe(
+    name: str,
+    source: str,
+    model: str,
+    roles: Roles,
+    missing: Sequence[str],
+    truncate: bool | None,
+    trial: int | None,
+) -> str:
     """Write a recipe.
 
     Args:
         truncate: whether prompts may be longer than the model's context; None where that is not known.
+        trial: how many of the first rows do for a trial; None where all are needed.
     """
     lines = [
         comment(f"A study of {source}, begun by `layercache init`: what it guessed stands in the comments."),
@@ -67,7 +76,9 @@ def recipe(name: str, source: str, model: str, roles: Roles, missing: Sequence[s
         *_optional("split", roles.split, "A column with each row's split: probes are fitted on train."),
         *_groups(roles),
         *_missing(missing),
-        "# limit = 200                       # only the first rows, to try it out",
+        f"# limit = {trial:<25} # only the first rows, to try it out"
+        if trial
+        else "# The first rows have one class of a label only: `limit = N`, which takes those, leaves nothing to probe.",
         "",
         *_extract(roles, truncate),
         "",
@@ -81,6 +92,8 @@ def _labels(roles: Roles) -> list[str]:
     lines.append(f"labels = {strings(roles.labels)}" if roles.labels else '# labels = ["NAME:number"]')
     if roles.other_labels:
         lines.append(comment(f"Perhaps too: {strings(roles.other_labels)}"))
+    if roles.told_labels:
+        lines.append(comment(f"Left out, since words of the question tell it: {strings(roles.told_labels)}"))
     return lines
 
 

@@ -32,6 +32,7 @@ from layercache.store.precision import MANTISSA_BITS, round_mantissa
 from layercache.store.schema import CAPTURE_SCHEMA
 
 SHARD_BYTES = 256 * 2**20
+"""States of a shard that is written, about."""
 _SAME = 0.01
 """Largest relative difference of two states of one prompt: what re-batching in bfloat16 makes."""
 

@@ -126,8 +126,11 @@ def write_safetensors(
     Args:
         file: opened for writing.
         shapes: every array's name and shape, in order.
-        arrays: the arrays, in that order.
+        arrays: the arrays, in that order and of those shapes.
         metadata: text kept in the header.
+
+    Raises:
+        ValueError: an array is of another shape.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0

@@ -35,6 +35,7 @@ from layercache.store.layout import Run
 ANSWER, EXACT = "answer", "exact_answer"
 NO_ANSWER, NOT_THERE = "empty answer", "not found in the answer"
 MAX_NEW_TOKENS = 32
+"""Tokens of an answer, where the recipe does not say."""
 LINE = "\n"
 
 

@@ -22,6 +22,7 @@ from layercache.extract.tokenize import Sample
 WINDOW = 50
 """Batches a window is worth; with one of 50, padding is within 4 % of a global sort."""
 MAX_ROWS = 512
+"""Prompts of a batch, however short they are."""
 _MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 """A CPU is no faster with larger batches, and smaller ones are padded less."""
 CPU_SHARED_BY = [1]

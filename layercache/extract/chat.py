@@ -1,12 +1,13 @@
 """Puts prompts into a tokenizer's chat template without losing track of where the user's text is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layercache.dataset import Prompt
 from layercache.errors import ModelError
 from layercache.extract.checkpoint import first_line
+from layercache.sources import row_place
+from layercache.template import Prompt
 
 _SENTINEL = "layercache7sentinel"
 """A word that no template treats specially and no template contains."""
@@ -31,14 +32,16 @@ class Rendered:
         return cls(prompt.text, prompt.spans, (0, len(prompt.text)))
 
 
-def render(prompts: Sequence[Prompt], tokenizer: Any, first_row: int = 0) -> list[Rendered]:
+def render(
+    prompts: Sequence[Prompt], tokenizer: Any, first_row: int = 0, place: Callable[[int], str] = row_place
+) -> list[Rendered]:
     """Render prompts as the user's turn, followed by the opening of the answer.
 
     Every text is spliced into the template's frame and compared with what the template makes of it
     directly; templates that trim the text are followed, others that change it are refused.
 
     Raises:
-        ModelError: the template fails, or changes a text; names the row (from 1).
+        ModelError: the template fails, or changes a text; names the row as `place` does.
     """
     frame = _apply(tokenizer, _SENTINEL)
     before, found, after = frame.partition(_SENTINEL)
@@ -55,7 +58,7 @@ def render(prompts: Sequence[Prompt], tokenizer: Any, first_row: int = 0) -> lis
             rendered.append(_shift(prompt, direct, len(before), cut, len(stripped)))
         else:
             raise ModelError(
-                f"row {first_row + index + 1}: the tokenizer's chat template changes the user's text: leave out --chat"
+                f"{place(first_row + index)}: the tokenizer's chat template changes the user's text: leave out --chat"
             )
     return rendered
 

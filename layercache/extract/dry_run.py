@@ -13,6 +13,7 @@ from layercache import parts
 from layercache.extract import (
     answers,
     batching,
+    budgets,
     checkpoint,
     estimate,
     lacking,
@@ -23,7 +24,6 @@ from layercache.extract import (
 from layercache.extract.conditions import stage
 from layercache.extract.job import Groups, Job, open_run
 from layercache.extract.loop import CHECKED, Loop, split_texts
-from layercache.extract.loop import budget as loop_budget
 from layercache.extract.publish import ShardLimits
 from layercache.extract.tokenize import Sample, Samples
 from layercache.parts import Part, Work
@@ -155,7 +155,7 @@ def _foresee(job: Job, groups: Groups) -> None:
     """Add the batches of a run and the memory it takes."""
     weights = estimate.weight_bytes(job.plan)
     longest = lacking.longest(job, groups)
-    budget = loop_budget(job.plan, job.spec, longest, reserved=weights)
+    budget = budgets.choose(job.plan, job.spec, longest, reserved=weights)
     for _, samples in [group for part in split_texts(groups) for group in part]:
         batches = [batch for window in batching.windows(samples, budget, job.spec.seed) for batch in window]
         job.summary.batches += len(batches)

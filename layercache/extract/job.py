@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layercache import parts
+from layercache import parts, spans
 from layercache.conditions import CONTROL_PATCH, PATCH, Condition
 from layercache.dataset import Dataset
 from layercache.errors import ModelError
@@ -99,25 +99,43 @@ class Job:
         return self.kept.load(self.plan, layout.canonical_json(identity))
 
 
-def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part | None, kept: Kept) -> Job:
-    """Find the model, tokenise the data and settle what is captured."""
-    found = checkpoint.find(
+def find(model_spec: ModelSpec, spec: ExtractSpec) -> Checkpoint:
+    """Find the files of the model that a recipe names.
+
+    Raises:
+        ModelError: they are not there, or cannot be used.
+    """
+    return checkpoint.find(
         model_spec.model,
         model_spec.revision,
         adapter=model_spec.adapter,
         trust_remote_code=spec.trust_remote_code,
     )
-    quantized = model_spec.quantize or spec.quantize
-    plan = model.plan(
-        found,
+
+
+def planned(model_spec: ModelSpec, spec: ExtractSpec) -> Plan:
+    """Decide how the model that a recipe names is run; what it says of one model counts before what it says of all.
+
+    Raises:
+        ModelError: as `model.plan`, or the model is not there.
+    """
+    return model.plan(
+        find(model_spec, spec),
         device=spec.device,
         dtype=model_spec.dtype or spec.dtype,
         attn=model_spec.attn or spec.attn,
-        quantized=quantized,
+        quantized=model_spec.quantize or spec.quantize,
         compiled=spec.compile,
         device_map=spec.device_map,
         max_memory=placement.limits(spec.max_memory),
     )
+
+
+def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part | None, kept: Kept) -> Job:
+    """Find the model, tokenise the data and settle what is captured."""
+    spans.check(data, spec)
+    plan = planned(model_spec, spec)
+    found = plan.checkpoint
     selection, notes = select.select(spec, plan)
     if found.encoder_only:
         notes.append(f"{found.name} is an encoder-decoder: its encoder is read")
@@ -131,13 +149,14 @@ def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part 
     samples = kept.samples(
         data,
         (run_spec["tokenizer"], run_spec["chat_template"], context, spec.truncate),
-        lambda: tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate),
+        lambda: tokenize(
+            data.prompts, tokenizer, chat=data.chat, context=context, truncate=spec.truncate, place=data.place
+        ),
     )
     asked = answers.asked(spec, data, plan)
-    select.check_spans(selection, samples, () if asked is None else (answers.ANSWER, answers.EXACT))
     select.check_vocabulary(plan, samples, tokenizer)
     if spec.generate_layers or asked:
-        generate.check_room(samples, (asked.spec if asked else spec).max_new_tokens, context)
+        generate.check_room(samples, (asked.spec if asked else spec).max_new_tokens, context, data.place)
     no_tokens = sum(one is None for one in samples.of_row)
     if no_tokens:
         notes.append(f"{no_tokens:,} of {len(samples.of_row):,} rows have an empty prompt and are left out")
@@ -147,11 +166,10 @@ def prepare(model_spec: ModelSpec, data: Dataset, spec: ExtractSpec, part: Part 
     sampled = spec.spectrum_sample or len(samples.distinct)
     if sampled < len(samples.distinct) and select.spectral(map(str, selection)):
         notes.append(f"statistics that take a spectrum are taken of {sampled:,} of {len(samples.distinct):,} samples")
-    name = found.name if quantized is None else f"{found.name}-{quantized}"
     summary = Summary(
-        "", name, data.name, rows=len(samples.of_row), notes=notes, part=None if part is None else str(part)
+        "", plan.name, data.name, rows=len(samples.of_row), notes=notes, part=None if part is None else str(part)
     )
-    run_spec["quantization"] = quantize.identity(quantized)
+    run_spec["quantization"] = quantize.identity(plan.quantized)
     if asked:
         run_spec["answer"] = asked.settings.as_json()
     later = (answers.ANSWER, answers.EXACT) if asked else ()

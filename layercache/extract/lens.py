@@ -123,7 +123,7 @@ class LensReducer:
         self._states = {}
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
-        """Keep a copy of the state at the positions read."""
+        """Keep a copy of the states [B, T, d] at the positions read: float32 [places, d], where the unembedding is."""
         rows, columns = self._rows.to(hidden.device), self._columns.to(hidden.device)
         self._states[layer] = hidden[rows, columns].float().to(self.unembedding.device)
 

@@ -1,14 +1,14 @@
 """Runs a loaded model over the samples that lack something, and publishes what comes of it."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
 from layercache.errors import ModelError
-from layercache.extract import batching, lens, placement, quantize, reference, selfcheck, spectrum
+from layercache.extract import batching, budgets, placement, quantize, reference, selfcheck
 from layercache.extract.batching import Batch, Budget
 from layercache.extract.choices import Choices, Scorer
 from layercache.extract.forward import Collect, Forward, Reducer
@@ -16,10 +16,10 @@ from layercache.extract.generation import generate
 from layercache.extract.generation.generate import Generate
 from layercache.extract.generation.sampling import Settings
 from layercache.extract.lens import LensReducer
-from layercache.extract.model import Feed, Model, Plan, vocabulary
+from layercache.extract.model import Feed, Model, vocabulary
 from layercache.extract.pooling import HiddenReducer
 from layercache.extract.provenance import provenance
-from layercache.extract.publish import SHARD_BYTES, Publisher, ShardLimits, ShardWriter
+from layercache.extract.publish import Publisher, ShardLimits, ShardWriter
 from layercache.extract.select import Selection
 from layercache.extract.token_stats import TokenStatsReducer
 from layercache.extract.tokenize import Sample
@@ -83,7 +83,7 @@ class Loop:
         self.model = replace(model, feed=Feed(left=tokenizer.padding_side == "left"))
         headed = spec.lens or spec.save_head or spec.generate_layers
         self.unembedding = Unembedding(model) if headed else None
-        self.budget = budget(model.plan, spec, longest, model.devices)
+        self.budget = budgets.choose(model.plan, spec, longest, model.devices)
         self.batches = self.padded_tokens = self.generated = 0
         self.shards: set[tuple[str, str | None]] = set()
         self.notes: list[str] = []
@@ -165,7 +165,7 @@ class Loop:
             work = [self._states(selection, outputs, samples) for outputs, samples in states]
             self._fit_budget(work[0])
             title = f"extract {name}" if condition == CLEAN else f"{condition} {name}"
-            self._publish(run, title, work, limits, made, condition)
+            self._publish(run, f"{title}, {run.model}", work, limits, made, condition)
         before = self.budget
         for generator, one in generators:
             self.budget = generate.budget(
@@ -173,7 +173,7 @@ class Loop:
             )
             self._keep_to(self.model.feed)
             settings = {"generation": {str(generator.settings.output): generator.settings.as_json()}}
-            self._publish(run, f"generate {name}", [one], limits, made | settings)
+            self._publish(run, f"generate {name}, {run.model}", [one], limits, made | settings)
             self._note_once(generator.note)
         self.budget = before
 
@@ -191,7 +191,9 @@ class Loop:
             if self._attempt(work.means, work.scorer, members) is None:
                 return
             found.append((batching.padded(members), torch.cuda.max_memory_allocated(device) - before))
-        self.budget.tokens = min(batching.fitted(self.model.plan, *found), _shard_tokens(self.model.plan, self.spec))
+        self.budget.tokens = min(
+            batching.fitted(self.model.plan, *found), budgets.shard_tokens(self.model.plan, self.spec)
+        )
 
     def _states(self, selection: Selection, outputs: Outputs, samples: list[Sample]) -> _Work:
         return _Work(self._forward(selection, outputs), self._scorer(selection, outputs), outputs, samples)
@@ -366,25 +368,3 @@ def split_texts(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
             states.append((others, samples))
         texts += [({name: layers}, samples) for name, layers in generated.items()]
     return states, texts
-
-
-def budget(
-    plan: Plan, spec: ExtractSpec, longest: int, devices: Iterable[torch.device] | None = None, *, reserved: int = 0
-) -> Budget:
-    """Choose how large batches are, unless the user did; the arguments are those of `batching.automatic`."""
-    if spec.batch_tokens:
-        return Budget(spec.batch_tokens)
-    reserved += lens.working_bytes(plan.device) if spec.lens else 0
-    # Matrices wait for their eigenvalues on the host.
-    if plan.device.type == "cpu" and any(isinstance(one, Stats) and one.spectral for one in spec.outputs()):
-        reserved += spectrum.WAITING
-    found = batching.automatic(plan, longest, devices, reserved=reserved)
-    found.tokens = min(found.tokens, _shard_tokens(plan, spec))
-    return found
-
-
-def _shard_tokens(plan: Plan, spec: ExtractSpec) -> int:
-    """Return the tokens that fill a shard, where states or lenses are one row a token: a batch holds no more."""
-    layers = len(plan.structure.layers) if spec.layers == "all" else len(set(spec.layers))
-    rows = sum(output.feature.how == "token" for output in spec.outputs())
-    return max(1, SHARD_BYTES // max(1, rows * layers * plan.structure.width * 4))

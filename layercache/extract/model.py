@@ -38,7 +38,8 @@ class Plan:
         attention: the kernel, `eager`, `sdpa`, `flex_attention` or `flash_attention_2`.
         context: tokens the model can see; None when nothing limits it.
         position_offset: what the model adds to a token's position (RoBERTa counts from its padding id + 1).
-        quantization: how the weights are quantised as they are read; None where they are taken as they are.
+        quantized: `int8` or `nf4` where the weights are quantised as they are read; None where they are taken as they are.
+        quantization: what transformers is told of that.
         compiled: torch compiles every block.
     """
 
@@ -50,10 +51,16 @@ class Plan:
     attention: str
     context: int | None
     position_offset: int
+    quantized: str | None = None
     quantization: Any = None
     compiled: bool = False
     device_map: str | None = None
     max_memory: Mapping[int | str, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the store calls the model: its name, and how it is quantised."""
+        return self.checkpoint.name if self.quantized is None else f"{self.checkpoint.name}-{self.quantized}"
 
     @property
     def dtype_name(self) -> str:
@@ -161,6 +168,7 @@ def plan(
         attention=str(getattr(skeleton.config, "_attn_implementation", None) or "eager"),
         context=_context(checkpoint.config, offset),
         position_offset=offset,
+        quantized=quantized,
         quantization=settings,
         compiled=compiled,
         device_map=device_map,

@@ -62,12 +62,6 @@ def token_range(sample: Sample, feature: Feature) -> tuple[int, int] | None:
     return (start, start + 1) if feature.how == "first" else (end - 1, end)
 
 
-def token_position(sample: Sample, feature: Feature) -> int | None:
-    """Return the one token that `first` or `last` means; None where the span is not there."""
-    found = token_range(sample, feature)
-    return None if found is None else found[0]
-
-
 def absent_reason(sample: Sample, feature: Feature) -> str | None:
     """Say why a sample has no row for a pooling or position; None when it has one."""
     if feature.how in _TOKEN_POOLINGS:
@@ -146,7 +140,7 @@ class HiddenReducer:
         self._states, self._excluded, self._keys = [], [], []
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
-        """Pool one state for every feature wanted there."""
+        """Pool the states [B, T, d] of a site and layer for every feature wanted there."""
         pool = self._pools[tuple(self._at[site, layer])]
         states, excluded = pool(hidden)
         self._states.append(states)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from layercache import interrupts
 from layercache.extract.forward import Absent
-from layercache.extract.rows import sample_columns, token_columns
+from layercache.extract.sample_tables import sample_columns, token_columns
 from layercache.extract.tokenize import Sample
 from layercache.extract.words import Words
 from layercache.outputs import TOKENS
@@ -19,6 +19,7 @@ from layercache.store.writer import Shard
 
 SHARD_BYTES = 256 * 2**20
 SHARD_SECONDS = 60.0
+"""When a shard is published, whichever is first: bytes it holds in memory, seconds since it was begun."""
 _MOST_THREADS = 4
 
 

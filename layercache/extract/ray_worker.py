@@ -146,7 +146,7 @@ class Worker:
 
     def _look(self, model: ModelSpec) -> None:
         """See that this machine has what the driver has."""
-        from layercache.extract import checkpoint
+        from layercache.extract import job
 
         orders = self._orders
         if orders.version != __version__:
@@ -160,9 +160,7 @@ class Worker:
                 " every machine has the same folder under the same path"
             )
         try:
-            checkpoint.find(
-                model.model, model.revision, adapter=model.adapter, trust_remote_code=orders.spec.trust_remote_code
-            )
+            job.find(model, orders.spec)
         except ModelError as error:
             raise ModelError(
                 f"{error}; every worker has to find the model under that name: put its folder at the same path on every"

@@ -38,7 +38,7 @@ class LastTokens:
         """Need nothing."""
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
-        """Copy the last real token of every row."""
+        """Copy the state of the last real token of every row of [B, T, d], as float32 [d]."""
         rows = torch.arange(len(batch.samples), device=hidden.device)
         last = to_device(batch.starts + batch.lengths - 1, hidden.device)
         states = hidden[rows, last].float().cpu()
@@ -106,7 +106,11 @@ def states(plan: Plan, samples: Sequence[Sample]) -> dict[int, torch.Tensor]:
 
 
 def differences(found: dict[int, torch.Tensor], expected: dict[int, torch.Tensor]) -> dict[str, Any]:
-    """Return relative L2 differences ‖found - expected‖ / ‖expected‖ by layer: median and largest over samples."""
+    """Return relative L2 differences ‖found - expected‖ / ‖expected‖ by layer: median and largest over samples.
+
+    Args:
+        found, expected: layer → states [samples, d], samples in one order.
+    """
     layers = sorted(expected)
     each = [
         (found[layer].double() - expected[layer].double()).norm(dim=-1)

@@ -35,8 +35,8 @@ from layercache.parts import Part, Work
 from layercache.progress import Progress
 from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.rows import row_frame
+from layercache.store import captured, layout, reader, writer
 from layercache.store import head as heads
-from layercache.store import layout, reader, writer
 
 Published = set[tuple[str, str | None]]
 """Conditions and names of shards."""
@@ -226,10 +226,8 @@ def _add_absent(absent: dict[str, dict[str, int]], loop: Loop) -> None:
 
 def _stored_states(store: Path, run: layout.Run) -> Iterator[np.ndarray]:
     """Yield a few of the states that the head will be applied to: float32 [n, d] of a low, a middle and a high layer."""
-    query = "SELECT vector FROM hidden WHERE run = $run AND site = 'resid' AND layer = $layer LIMIT 16"
     for layer in sorted({0, run.final_layer // 2, run.final_layer}):
-        rows = reader.open(store).sql(query, {"run": run.id, "layer": layer})["vector"].to_pylist()
-        states = np.array(rows, dtype=np.float32).reshape(-1, run.width)
+        states = captured.some_states(reader.open(store), run, layer, most=16)
         finite = np.isfinite(states).all(axis=1)
         if finite.any():
             yield states[finite]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from layercache.errors import DataError, ModelError
+from layercache.errors import ModelError
 from layercache.extract.generation import generate
 from layercache.extract.generation.sampling import Settings
 from layercache.extract.model import Plan, vocabulary
@@ -149,21 +149,3 @@ def check_vocabulary(plan: Plan, samples: Samples, tokenizer: Any) -> None:
             f"model {plan.checkpoint.name}: its tokenizer has {len(tokenizer):,} tokens and gave token {largest:,}, the"
             f" model has embeddings for {size:,}: use the tokenizer it was trained with, or resize its embeddings"
         )
-
-
-def check_spans(outputs: Iterable[Output], samples: Samples, more: Iterable[str] = ()) -> None:
-    """Refuse a span that no prompt has.
-
-    Args:
-        more: spans that the samples are going to have.
-
-    Raises:
-        DataError: names the span and those there are.
-    """
-    known = {name for sample in samples.distinct.values() for name in (*sample.spans, *sample.absent)} | {*more}
-    for output in outputs:
-        span = output.feature.span
-        if span != WHOLE_PROMPT and span not in known:
-            raise DataError(
-                f"{output}: the template has no field {span!r}; its spans are {', '.join(sorted(known)) or 'none'}"
-            )

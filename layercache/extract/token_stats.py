@@ -78,7 +78,7 @@ class TokenStatsReducer:
         self._values, self._keys, self._waiting = [], [], []
 
     def take(self, site: str, layer: int, hidden: torch.Tensor, batch: Batch) -> None:
-        """Compute every statistic wanted at a layer; start on those that take a spectrum."""
+        """Compute every statistic wanted of the states [B, T, d] of a layer; start on those that take a spectrum."""
         if not self._counts.any():
             return
         # Apple's GPU has no float64.

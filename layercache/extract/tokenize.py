@@ -5,17 +5,18 @@ A token belongs to a span when it overlaps it by at least one character. Positio
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from layercache.dataset import Prompt
 from layercache.errors import DataError, ModelError
 from layercache.extract.chat import Rendered, render
 from layercache.outputs import WHOLE_PROMPT
+from layercache.sources import row_place
 from layercache.store.layout import canonical_json
+from layercache.template import Prompt
 
 _CHUNK = 1000
 EMPTY, TRUNCATED, UNFOUND = "empty span", "truncated", "not found in its field"
@@ -76,15 +77,24 @@ class Samples:
     of_row: list[str | None]
 
 
-def tokenize(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool, context: int | None, truncate: bool) -> Samples:
+def tokenize(
+    prompts: Sequence[Prompt],
+    tokenizer: Any,
+    *,
+    chat: bool,
+    context: int | None,
+    truncate: bool,
+    place: Callable[[int], str] = row_place,
+) -> Samples:
     """Turn prompts into samples; equal ones become one.
 
     Args:
         context: tokens the model can see; None for no limit.
         truncate: cut longer prompts, on the tokenizer's own truncation side, instead of refusing them.
+        place: names a row (`Dataset.place`), for messages.
 
     Raises:
-        DataError: a prompt is longer than the context; names the row (from 1) and its tokens.
+        DataError: a prompt is longer than the context; names the row and its tokens.
         ModelError: the tokenizer has no chat template, or one that does not carry the text through.
     """
     if chat and not tokenizer.chat_template:
@@ -94,14 +104,14 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool, context: 
     marked = special_ids(tokenizer)
     for start in range(0, len(prompts), _CHUNK):
         chunk = prompts[start : start + _CHUNK]
-        rendered = render(chunk, tokenizer, first_row=start) if chat else [Rendered.plain(prompt) for prompt in chunk]
+        rendered = render(chunk, tokenizer, start, place) if chat else [Rendered.plain(prompt) for prompt in chunk]
         encoded = encode(tokenizer, [one.text for one in rendered], chat=chat)
         targets = _targets(tokenizer, rendered, chunk, encoded, chat=chat)
         for offset, (prompt, one, tokens, target) in enumerate(zip(chunk, rendered, encoded, targets, strict=True)):
             if context is not None and len(tokens.ids) > context:
                 if not truncate:
                     raise DataError(
-                        f"row {start + offset + 1} has {len(tokens.ids):,} tokens and the model sees {context:,}:"
+                        f"{place(start + offset)} has {len(tokens.ids):,} tokens and the model sees {context:,}:"
                         " use --truncate to cut such prompts, or shorten them"
                     )
                 tokens = _truncate(tokenizer, one.text, tokens, context, chat=chat)

@@ -113,7 +113,7 @@ def _copy(module: nn.Module) -> Any:
 
 
 def logits_of(output: Any) -> torch.Tensor | None:
-    """Return the logits of a model's output, whatever they are called."""
+    """Return the logits [B, T, V] of a model's output, whatever they are called; None where it has none."""
     found = getattr(output, "logits", None)
     return found if found is not None else getattr(output, "prediction_logits", None)
 

@@ -33,6 +33,9 @@ def write(
         paths: the files of the store that are there.
         runs: of every run, by id, what its `run.json` says.
         replaced: folders of shards that do not count any more.
+
+    Raises:
+        StoreError: the page that is there has a head that cannot be read.
     """
     from huggingface_hub import RepoCard
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://datasets/([\w][\w.-]{0,95}/[\w][\w.-]{0,95})(?:@([^@\s]+))?/?", re.ASCII)
 THREADS = 8
+"""Requests that read from a repository at once."""
 CHUNK = 16 * 2**20
 """Bytes that one request asks for at most."""
 

@@ -20,32 +20,35 @@ def override(table: dict[str, Any], setting: str) -> None:
     if isinstance(table.get("data"), dict):
         table["data"] = [table["data"]]  # so that data.0.source is right however the recipe writes it
     here: Any = table
-    for part in parts[:-1]:
-        here = _step(here, part, setting)
-    here = _only(here, setting)
+    for place, part in enumerate(parts[:-1]):
+        here = _step(here, parts[:place], part, setting)
+    here = _only(here, parts[:-1], parts[-1], setting)
     if not isinstance(here, dict):
         raise RecipeError(f"--set {setting!r}: {'.'.join(parts[:-1])} holds no keys")
     here[parts[-1]] = _value(text, parts[-1])
 
 
-def _step(here: Any, part: str, setting: str) -> Any:
-    """Go one key down, making tables that are not there."""
+def _step(here: Any, above: list[str], part: str, setting: str) -> Any:
+    """Go one key down, making tables that are not there; `above` are the keys that led here."""
     if isinstance(here, list) and part.isdigit():
         if int(part) >= len(here):
             raise RecipeError(f"--set {setting!r}: there are only {len(here)} entries, counted from 0")
         return here[int(part)]
-    here = _only(here, setting)
+    here = _only(here, above, part, setting)
     if not isinstance(here, dict):
         raise RecipeError(f"--set {setting!r}: {part} is not a table")
     return here.setdefault(part, {})
 
 
-def _only(here: Any, setting: str) -> Any:
+def _only(here: Any, above: list[str], key: str, setting: str) -> Any:
     """Let `data.source` stand for `data.0.source` where there is only one entry."""
     if not isinstance(here, list):
         return here
     if len(here) != 1:
-        raise RecipeError(f"--set {setting!r}: there are {len(here)} entries, name one by number (data.0.source)")
+        last = f" to {'.'.join([*above, str(len(here) - 1), key])}" if here else ""
+        raise RecipeError(
+            f"--set {setting!r}: there are {len(here)} entries, name one by number: {'.'.join([*above, '0', key])}{last}"
+        )
     return here[0]
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
+from layercache.chosen import by_validation, validated
 from layercache.report import charts
 from layercache.report.frames import shown
 from layercache.report.marks import chart, grid, tip
@@ -178,16 +179,11 @@ def finding(task: AdaptationTask) -> list[str]:
 
 def _picked(task: AdaptationTask, adapted: pl.DataFrame) -> tuple[dict[str, Any], str]:
     """Return the adapter to speak of, and how it was chosen: by the rows to validate on where there are any."""
-    keys = ["run", "group"]
-    validated = adapted
-    for name in ("validation_accuracy", "validation_nll"):
-        found = task.numbers.filter(metric=name).select(*keys, pl.col("value").alias(name))
-        validated = validated.join(found, on=keys, how="left", maintain_order="left")
     count = f"of {len(adapted)} adapters"
-    if validated["validation_accuracy"].null_count():
+    best = by_validation(validated(adapted, task.numbers))
+    if best is None:
         return adapted.row(0, named=True), f"The best {count} on the rows tested, which flatters it"
-    order = validated.sort("validation_accuracy", "validation_nll", descending=[True, False], maintain_order=True)
-    return order.row(0, named=True), f"Chosen {count} by the rows to validate on"
+    return best, f"Chosen {count} by the rows to validate on"
 
 
 def _effects(own: pl.DataFrame) -> list[str]:

@@ -19,6 +19,7 @@ from layercache.report.measures import Measure
 
 _POINT = ("model", "layer", "layer_name", "value", "low", "high", "n")
 WIDTH, HEIGHT = 460, 250
+"""Of a chart with one or two panels, pixels."""
 _NARROW = 285
 
 

@@ -41,6 +41,14 @@ def deep_section(store: Store, numbers: pl.DataFrame) -> Section:
             (in_depth.run_transfer(own, frames.model_names(store)), "Probes of one model on the states of another."),
         ):
             parts += [Figure(chart, what) for chart in drawn]
+        unknown = own.filter(pl.col("metric") == "layers_above_shuffled", pl.col("value") == 0)
+        if len(unknown):
+            where = [f"{model} ({panel})" for model, panel in unknown.select("model", "panel").iter_rows()]
+            parts.append(
+                page.paragraph(
+                    f"No peak or converging layer, since no layer is above shuffled labels: {', '.join(where)}."
+                )
+            )
     return Section("behind", "What is behind the scores", parts)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
-import pyarrow as pa
 
 from layercache.report.measures import BASELINES, headline, measure
 from layercache.report.text import plain
 from layercache.store import numbers as stored_numbers
+from layercache.store import scores
 from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
-from layercache.store.schema import RESULTS, SAMPLE_SCORES, arrow_schema
+from layercache.store.schema import RESULTS
 
 _NOT_SCORES = ("best_layer_share", "left_out")
 
@@ -56,13 +56,7 @@ def results(store: Store) -> pl.DataFrame:
 
 def sample_scores(store: Store, where: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the sample scores with these values, and what was asked of the analysis they are from, the newest."""
-    empty = to_polars(arrow_schema(SAMPLE_SCORES).empty_table())
-    same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()]
-    for info, path in stored_numbers.tables(store.path, "sample_scores"):
-        found = pl.scan_parquet(path).filter(*same).select(empty.columns).collect()
-        if len(found):
-            return found, info.spec
-    return empty, {}
+    return scores.of(store.path, where)
 
 
 def clean(numbers: pl.DataFrame) -> pl.DataFrame:
@@ -172,13 +166,6 @@ def shown(column: pl.Expr, values: pl.Series, names: Mapping[str, str] | None = 
     """Return a text column with what its values are called (themselves, when not in `names`), made plain."""
     called = {value: plain((names or {}).get(value, value)) for value in values.drop_nulls().unique()}
     return column.replace(list(called), list(called.values()))
-
-
-def to_polars(table: pa.Table) -> pl.DataFrame:
-    """Return an Arrow table as a frame."""
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def stored(numbers: pl.DataFrame) -> pl.DataFrame:

@@ -8,8 +8,8 @@ import polars as pl
 from layercache.report import frames, heat
 from layercache.report.measures import measure
 from layercache.report.text import capital, plain
-from layercache.steps import training_step
 from layercache.store.reader import Store
+from layercache.training_steps import training_step
 
 Chart: TypeAlias = alt.TopLevelMixin
 _SCORES = ("balanced_accuracy", "r2")

@@ -28,6 +28,7 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("tables.js", "charts.js", "page.js")
 """Make one script, in this order."""
 MAX_TABLE_ROWS = 2000
+"""Rows shown of a table; a line below says how many are left out."""
 _CODE = re.compile(r"`([^`]*)`")
 _SLUG = re.compile(r"[^a-z0-9]+")
 

@@ -9,6 +9,7 @@ from layercache.store.reader import Store
 
 OTHER = "other"
 MAX_POINTS = 1000
+"""Rows that a scatter chart shows."""
 
 
 def predictions(store: Store, task: Task, at: dict[str, Any]) -> pl.DataFrame:

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 
 from layercache import queries
+from layercache.frame import from_arrow
 from layercache.report import quality_charts
-from layercache.report.frames import clean, named, shown, to_polars
+from layercache.report.frames import clean, named, shown
 from layercache.report.measures import measure
 from layercache.report.text import capital, count, interval, number, plain
 from layercache.store.reader import Store
@@ -59,7 +60,7 @@ def _depth_conditions(own: pl.DataFrame) -> list[str]:
 
 def histograms(store: Store, data: str) -> list[alt.TopLevelMixin]:
     """Draw the distribution over samples of every statistic over tokens, at every layer, a figure a statistic."""
-    found = to_polars(store.sql(queries.load_query("report_token_stats").sql, {"data": data}))
+    found = from_arrow(store.sql(queries.load_query("report_token_stats").sql, {"data": data}))
     found = found.with_columns(site=pl.lit("resid"), pooling=pl.lit(None, pl.String))
     own = named(found, store).filter(~pl.col("metric").str.contains("^(sinks|max_norm)"))
     figures = []

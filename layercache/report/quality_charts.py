@@ -16,7 +16,9 @@ from layercache.report.marks import chart, color, grid, model_legend, ticks, tip
 from layercache.report.measures import measure
 
 WIDTH, HEIGHT = 265, 180
+"""Of a panel, pixels."""
 BINS = 40
+"""Of a histogram."""
 _CELL, _SIDE = 22, 300
 
 

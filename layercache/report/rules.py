@@ -9,6 +9,7 @@ from layercache.report.marks import tip, titled
 from layercache.report.text import plain
 
 SHOWN = 15
+"""Rules shown, the best first; baselines come on top."""
 CAPTION = (
     f"The {SHOWN} rules that pick best on average (point) and their worst case (the line's other end), beside the middle, the"
     " last and a random layer. Of the same number's quantiles the best is drawn."

@@ -12,8 +12,11 @@ from layercache.report import theme
 from layercache.report.marks import chart, color, grid, or_else, tip, titled
 
 TOKEN_WIDTH, TOKEN_LABEL, TOKEN_STEP = 110, 84, 16
+"""Of a panel of top tokens, pixels: its bars, the tokens beside them, and the height of one."""
 CELL_WIDTH, CELL_HEIGHT, CELL_LETTERS = 46, 17, 7
+"""Of a cell of the lens grid: pixels, and the letters of a token shown in it."""
 MAX_CLASSES = 12
+"""Classes of a confusion matrix; of more the rarest are put together."""
 
 
 def bars(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:

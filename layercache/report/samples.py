@@ -5,11 +5,13 @@ from typing import NamedTuple
 import polars as pl
 
 from layercache import queries
+from layercache.frame import from_arrow
 from layercache.outputs import one_row_a_token
-from layercache.report.frames import model_names, to_polars
+from layercache.report.frames import model_names
 from layercache.report.text import token
-from layercache.store.layout import CLEAN, LensOutput, Run
+from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredLens
 
 STOPS, FEW, N_TOKENS = 5, 4, 10
 """Layers, samples and tokens of each layer that a figure shows."""
@@ -73,22 +75,22 @@ def _of_data(store: Store, data: str, runs: list[Run], how_many: int, n_tokens: 
     return found
 
 
-def lenses(store: Store, run: Run) -> list[LensOutput]:
+def lenses(store: Store, run: Run) -> list[StoredLens]:
     """List a run's lenses of one token a sample."""
     return [lens for lens in store.lens_outputs(run) if not one_row_a_token(lens.position_name)]
 
 
-def grids(store: Store, run: Run) -> list[LensOutput]:
+def grids(store: Store, run: Run) -> list[StoredLens]:
     """List a run's lenses of every token."""
     return [lens for lens in store.lens_outputs(run) if one_row_a_token(lens.position_name)]
 
 
-def preferred(store: Store, run: Run) -> LensOutput | None:
+def preferred(store: Store, run: Run) -> StoredLens | None:
     """Return the lens to show: that of the prompt's last position, the widest, where there is one."""
     return max(lenses(store, run), key=preference, default=None)
 
 
-def preference(lens: LensOutput) -> tuple[bool, int, bool, str]:
+def preference(lens: StoredLens) -> tuple[bool, int, bool, str]:
     """Order lenses; where one position is held with and without the scores of answers, without them."""
     return lens.position_name == "last@prompt", len(lens.layers), ":choices-" not in lens.output, lens.output
 
@@ -139,4 +141,4 @@ def stops(layers: list[int]) -> list[int]:
 
 def query(store: Store, name: str, **values: object) -> pl.DataFrame:
     """Run a query of the report's own, under the clean condition where it has one."""
-    return to_polars(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))
+    return from_arrow(store.sql(queries.load_query(name).sql, {"condition": CLEAN, **values}))

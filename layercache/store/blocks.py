@@ -75,7 +75,7 @@ class Collected:
             self._copy(one.vectors)
 
     def vectors(self) -> list[np.ndarray] | None:
-        """Return the vectors, in the order of the columns' rows; None for a table without."""
+        """Return the vectors, pieces of float32 [n, d] in the order of the columns' rows; None for a table without."""
         return [slab[:n] for slab, n in zip(self._slabs, self._filled, strict=True)] or None
 
     def _copy(self, vectors: np.ndarray) -> None:

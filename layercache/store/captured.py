@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from layercache.frame import from_arrow
 from layercache.store.layout import CLEAN, Run
 from layercache.store.reader import Store
 
 
 def frame(store: Store, query: str, **params: Any) -> pl.DataFrame:
     """Run a query of our own and return a Polars frame."""
-    found = pl.from_arrow(store.sql(query, params))
-    assert isinstance(found, pl.DataFrame)
-    return found
+    return from_arrow(store.sql(query, params))
 
 
 def lens(store: Store, run: Run, position: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -51,3 +51,10 @@ def statistics(store: Store, run: Run, condition: str) -> pl.DataFrame:
     """Return the statistics over tokens under a condition: `sample_id`, `layer`, `metric`, `value`."""
     query = "SELECT sample_id, layer, metric, value FROM token_stats WHERE run = $run AND condition = $condition"
     return frame(store, query, run=run.id, condition=condition)
+
+
+def some_states(store: Store, run: Run, layer: int, most: int) -> np.ndarray:
+    """Return a few states of the residual stream at a layer, of any pooling and condition: float32 [n, d], n at most `most`."""
+    query = f"SELECT vector FROM hidden WHERE run = $run AND site = 'resid' AND layer = $layer LIMIT {int(most)}"
+    vectors = store.sql(query, {"run": run.id, "layer": layer})["vector"].to_pylist()
+    return np.array(vectors, dtype=np.float32).reshape(-1, run.width)

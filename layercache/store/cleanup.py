@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from layercache.store import mirror, reader
 from layercache.store.coverage import Replaced, replaced
-from layercache.store.layout import QUARANTINE, TEMPORARY, Run, check_store
+from layercache.store.layout import QUARANTINE, TEMPORARY, Run
 from layercache.store.publish import check_not_frozen, is_being_written, one_line_errors, remove
 from layercache.store.shard_checks import shard_problems
 
@@ -44,7 +44,7 @@ def collect(store: Path, *, older_than: float = GRACE, dry_run: bool = False) ->
     Raises:
         StoreError: there is no store, it is frozen, damaged or cannot be written.
     """
-    check_store(store)
+    mirror.check_store(store)
     if not dry_run:
         check_not_frozen(store)
     found = Collected([], [])

@@ -23,6 +23,7 @@ from layercache.store.layout import FileInfo
 from layercache.store.schema import TABLES, arrow_schema, vector
 
 ROW_GROUP_BYTES = 64 * 2**20
+"""Uncompressed size of a row group, at most (one row at least)."""
 
 
 class _HashingFile:

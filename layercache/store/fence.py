@@ -32,6 +32,7 @@ except ImportError:  # Windows has no limits of this kind; DuckDB's own memory l
     resource = None  # type: ignore[assignment]
 
 FAILED = 3
+"""What the fenced process exits with where the query is to blame."""
 _BATCH_ROWS = 8192
 _LONGEST = 400
 _GIB = 1 << 30

@@ -64,11 +64,6 @@ def holdings(shards: Sequence[ShardInfo], sample_ids: Sequence[Sequence[str]]) -
     return Holdings(_holders(sample_ids), [_pairs(shard) for shard in shards])
 
 
-def may_overlap(shards: Sequence[ShardInfo]) -> bool:
-    """Tell from the manifests alone whether a sample could be in two shards (there are two)."""
-    return len(shards) > 1
-
-
 def exclusions(shards: Sequence[ShardInfo], sample_ids: Sequence[Sequence[str]]) -> list[Exclusion]:
     """List the rows that do not count, given shards sorted by name and the sample ids of each."""
     shared: dict[tuple[int, ...], list[str]] = defaultdict(list)

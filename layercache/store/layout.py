@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from layercache.errors import StoreError
 from layercache.recipe import Label
 from layercache.store.schema import FORMAT
+from layercache.store.told import Told
 
 RUN, CONDITION, SHARD = "run=", "condition=", "shard="
 RUN_FILE, MANIFEST = "run.json", "manifest.json"
@@ -43,7 +44,7 @@ class LayerName(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Told):
     """One model fed one way: the content of `run.json`, and where it is."""
 
     store: Path
@@ -120,22 +121,6 @@ class RowsInfo(NamedTuple):
     """Columns with the texts that generated text is compared with."""
     answers: tuple[str, ...] = ()
     """Columns with the accepted answers that generated answers are labelled by."""
-
-
-class Feature(NamedTuple):
-    """Hidden states that are stored: a site, a pooling and the layers there are."""
-
-    site: str
-    pooling: str
-    layers: list[int]
-
-
-class LensOutput(NamedTuple):
-    """A logit lens that is stored: its output's name, the position it reads and the layers there are."""
-
-    output: str
-    position_name: str
-    layers: list[int]
 
 
 class Place(NamedTuple):
@@ -348,37 +333,6 @@ def check_path(path: Path) -> None:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
         raise StoreError(f"the path {str(path.absolute())!r} is not UTF-8: rename the folder") from None
-
-
-def check_store(path: Path) -> None:
-    """Refuse a path that is not a store.
-
-    Raises:
-        StoreError: nothing is there, or something else, or it cannot be looked at.
-    """
-    check_path(path)
-    if _is_mirror(path):
-        return
-    try:
-        if not path.exists():
-            raise StoreError(f"no store at {path}: run `layercache extract` first, or give another --store")
-        if not path.is_dir():
-            raise StoreError(f"{path} is a file, not a store: give the directory that `layercache extract` wrote")
-        if not is_store(path):
-            raise StoreError(f"{path} is not a store: give the directory that `layercache extract` wrote")
-    except OSError as error:
-        raise StoreError(f"cannot read the store {path}: {first_line(error)}") from error
-
-
-def _is_mirror(path: Path) -> bool:
-    """Bring a mirror up to date; False of a path that is none."""
-    from layercache.store import mirror
-
-    if mirror.of(path) is None:
-        return False
-    if mirror.refresh(path).empty:
-        raise StoreError(f"no store at {mirror.name(path)}: run `layercache extract` first, or give another --store")
-    return True
 
 
 def frozen_hint(store: Path) -> str | None:

@@ -203,9 +203,9 @@ def _damaged(what: str, run: Run) -> str:
 
 def _rows(one: RunPlan, found: Run, merged: Merged) -> None:
     """Copy rows files; where both stores have rows of a data set whose answers came in parts, write the rows of both."""
-    before = sequence.newest(sequence.files(found.path / ROWS, "parquet"))
+    before = sequence.newest_rows(found.path)
     together: dict[str, rows.Joined] = {}
-    for name, file in sequence.newest(sequence.files(one.run.path / ROWS, "parquet")).items():
+    for name, file in sequence.newest_rows(one.run.path).items():
         if name in one.data and name in before:
             # What is here already may not have been brought near again: of a repository elsewhere it has no bytes.
             here = found.path / ROWS / file.path.name

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layercache.errors import StoreError
+from layercache.store.layout import check_path, first_line, is_store
 from layercache.store.remote import index, keys, ranged, sync, upload
 from layercache.store.remote.address import is_url, parse
 from layercache.store.remote.bucket import MARKER, Bucket
@@ -55,6 +56,28 @@ def located(store: str | Path) -> Path:
         StoreError: as `attach`.
     """
     return attach(str(store)) if is_url(str(store)) else Path(store)
+
+
+def check_store(path: Path) -> None:
+    """Refuse a path that is not a store; one that is a mirror is brought up to date.
+
+    Raises:
+        StoreError: nothing is there, or something else, or it cannot be looked at.
+    """
+    check_path(path)
+    if of(path) is not None:
+        if refresh(path).empty:
+            raise StoreError(f"no store at {name(path)}: run `layercache extract` first, or give another --store")
+        return
+    try:
+        if not path.exists():
+            raise StoreError(f"no store at {path}: run `layercache extract` first, or give another --store")
+        if not path.is_dir():
+            raise StoreError(f"{path} is a file, not a store: give the directory that `layercache extract` wrote")
+        if not is_store(path):
+            raise StoreError(f"{path} is not a store: give the directory that `layercache extract` wrote")
+    except OSError as error:
+        raise StoreError(f"cannot read the store {path}: {first_line(error)}") from error
 
 
 def of(path: Path | str) -> Bucket | None:

@@ -12,7 +12,6 @@ from layercache.store.layout import (
     CLEAN,
     CONDITION,
     MANIFEST,
-    ROWS,
     SHARD,
     Run,
     is_gone,
@@ -40,7 +39,7 @@ def runs(store: Path) -> list[Run]:
 
 def data_sets(store: Path) -> list[str]:
     """List the data sets of all runs, sorted."""
-    return sorted({name for path in run_paths(store) for name in _rows(path)})
+    return sorted({name for path in run_paths(store) for name in sequence.newest_rows(path)})
 
 
 def labels(store: Path) -> list[str]:
@@ -49,7 +48,7 @@ def labels(store: Path) -> list[str]:
 
     found: set[str] = set()
     for path in run_paths(store):
-        for file in _rows(path).values():
+        for file in sequence.newest_rows(path).values():
             try:
                 found.update(label.name for label in rows.read_info(file.path).labels)
             except StoreError:
@@ -61,10 +60,6 @@ def conditions(store: Path) -> list[str]:
     """List the conditions of all runs, `clean` first."""
     found = {shard.parent.name.removeprefix(CONDITION) for path in run_paths(store) for shard in _shards(path)}
     return sorted(found, key=lambda name: (name != CLEAN, name))
-
-
-def _rows(run: Path) -> dict[str, sequence.SequencedFile]:
-    return sequence.newest(sequence.files(run / ROWS, "parquet"))
 
 
 def _shards(run: Path) -> Iterator[Path]:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 
+from layercache.frame import from_arrow
 from layercache.store import results
 from layercache.store.results import ResultInfo
 from layercache.store.schema import RESULTS, arrow_schema
@@ -15,8 +15,7 @@ _KEY = [column.name for column in RESULTS if column.name not in _NUMBERS]
 
 def newest(store: Path) -> pl.DataFrame:
     """Return the columns of `schema.RESULTS`; where two analyses gave the same number, the newer one's counts."""
-    empty = pl.from_arrow(pa.Table.from_pylist([], schema=arrow_schema(RESULTS)))
-    assert isinstance(empty, pl.DataFrame)
+    empty = from_arrow(arrow_schema(RESULTS).empty_table())
     parts = [pl.read_parquet(path).select(empty.columns).cast(empty.schema) for _, path in tables(store, "results")]
     return pl.concat([empty, *parts]).unique(_KEY, keep="first", maintain_order=True)
 

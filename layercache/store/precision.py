@@ -3,6 +3,7 @@
 import numpy as np
 
 MANTISSA_BITS = 23
+"""Explicit mantissa bits of a float32."""
 
 
 def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:

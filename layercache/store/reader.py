@@ -11,38 +11,20 @@ import pyarrow as pa
 from layercache import nearest
 from layercache.errors import StoreError
 from layercache.outputs import one_row_a_token
-from layercache.store import manifest, mirror, rows, sequence
-from layercache.store.files import fetch_whole, open_parquet
-from layercache.store.holdings import SAMPLES, Exclusion, Holdings, exclusions, holdings
-from layercache.store.ids import read_ids
+from layercache.store import labels, mirror, rows, samples, sequence, shards, stored
+from layercache.store.holdings import Exclusion, Holdings, holdings
 from layercache.store.layout import (
     CLEAN,
-    CONDITION,
-    MANIFEST,
     ROWS,
-    SHARD,
-    Feature,
-    LensOutput,
     RowsInfo,
     Run,
     ShardInfo,
-    check_store,
     frozen_hint,
-    is_gone,
-    listed,
-    place,
     read_run,
     run_paths,
 )
-from layercache.store.schema import TABLES, arrow_schema
-from layercache.store.states import (
-    LabelledMatrix,
-    Matrix,
-    Source,
-    read_states,
-    unreadable,
-    with_labels,
-)
+from layercache.store.states import LabelledMatrix, Matrix, Source, read_states, with_labels
+from layercache.store.stored import StoredFeature, StoredLens
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,8 +40,10 @@ def open(path: str | Path) -> "Store":
     Raises:
         StoreError: nothing is there, it is not a store, or it is in a newer format; or the bucket cannot be read.
     """
+    if not isinstance(path, str | Path):
+        raise StoreError(f"{path!r} is no store: give its directory, or the URL of a place in a bucket")
     store = Store(mirror.located(path))
-    check_store(store.path)
+    mirror.check_store(store.path)
     store.runs()
     return store
 
@@ -80,9 +64,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._shards: dict[Path, dict[str, ShardInfo]] = {}
-        self._ids: dict[Path, pa.Array] = {}
-        self._overlaps: dict[tuple[Path, ...], list[Exclusion]] = {}
+        self._known = shards.KnownShards()
 
     def __reduce__(self) -> "tuple[Callable[[str], Store], tuple[str]]":
         return _open_again, (mirror.name(self.path),)
@@ -115,6 +97,8 @@ class Store:
         Raises:
             StoreError: there is none, or more than one.
         """
+        if not isinstance(name, str):
+            raise StoreError(f"{name!r} names no run: give its id, a prefix of it, or its model's name")
         runs = self.runs()
         for matches in (
             [run for run in runs if run.id == name],
@@ -130,7 +114,7 @@ class Store:
 
     def data(self, run: Run | str) -> list[RowsInfo]:
         """List the data sets whose rows are stored for a run, by name, the newest rows file of each."""
-        return [rows.read_info(file.path) for _, file in sorted(self._rows_files(run).items())]
+        return [rows.read_info(file.path) for _, file in sorted(sequence.newest_rows(self._run(run).path).items())]
 
     def rows(self, run: Run | str, data: str) -> pl.DataFrame:
         """Return a data set's newest rows: `row`, `sample_id`, `split`, the user's own columns.
@@ -142,30 +126,10 @@ class Store:
 
     def labels(self, run: Run | str, data: str) -> pl.DataFrame:
         """Return a data set's labels in long form: the columns of `schema.LABELS`, a line a value."""
-        path = self._rows_path(run, data)
-        return rows.long_labels(rows.read_frame(path), rows.read_info(path))
-
-    def _label(self, run: Run | str, label: str, data: str | None) -> pl.DataFrame:
-        """Return the lines of a label, of the one data set that has it where none is named.
-
-        Raises:
-            StoreError: no data set has it, or several do.
-        """
-        having = [info for info in self.data(run) if label in {one.name for one in info.labels}]
-        if data is not None:
-            having = [info for info in having if info.name == data]
-        if len(having) == 1:
-            return self.labels(run, having[0].name).filter(pl.col("name") == label)
-        known = ", ".join(f"{info.name}: {' '.join(one.name for one in info.labels)}" for info in self.data(run))
-        if having:
-            raise StoreError(f"label {label!r} is in {', '.join(info.name for info in having)}: choose one with data=")
-        raise StoreError(f"run {self._run(run).id} has no label {label!r}: its data sets have {known or 'none'}")
-
-    def _rows_files(self, run: Run | str) -> dict[str, sequence.SequencedFile]:
-        return sequence.newest(sequence.files(self._run(run).path / ROWS, "parquet"))
+        return labels.read(rows.read_info(self._rows_path(run, data)))
 
     def _rows_path(self, run: Run | str, data: str) -> Path:
-        files = self._rows_files(run)
+        files = sequence.newest_rows(self._run(run).path)
         if data not in files:
             said = nearest.hint(data, sorted(files), "it has")
             raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: {said}")
@@ -176,13 +140,7 @@ class Store:
 
     def conditions(self, run: Run | str) -> list[str]:
         """List the conditions under which something is stored, `clean` first."""
-        folders = [self._run(run).path / name for name in listed(self._run(run).path, CONDITION)]
-        names = [
-            folder.name.removeprefix(CONDITION)
-            for folder in folders
-            if any(not is_gone(folder / name / MANIFEST) for name in listed(folder, SHARD))
-        ]
-        return sorted(names, key=lambda name: (name != CLEAN, name))
+        return shards.conditions(self._run(run))
 
     def shards(self, run: Run | str, condition: str = CLEAN) -> list[ShardInfo]:
         """List the shards that count, sorted by name; those that another one replaces are left out.
@@ -190,25 +148,7 @@ class Store:
         Raises:
             StoreError: a manifest is malformed, or a file is missing or not of the size it states.
         """
-        run = self._run(run)
-        folder = run.path / f"{CONDITION}{condition}"
-        known = self._shards.setdefault(folder, {})
-        found = []
-        for name in listed(folder, SHARD):
-            if name not in known:
-                path = folder / name
-                try:
-                    shard = manifest.read(path, run)
-                    manifest.check_sizes(shard)
-                except StoreError:
-                    # Without a manifest it is no shard: one that `gc` has just taken, or that is being copied here.
-                    if is_gone(path / MANIFEST):
-                        continue
-                    raise
-                known[name] = shard
-            found.append(known[name])
-        replaced = {name for shard in found for name in shard.replaces}
-        return [shard for shard in found if shard.name not in replaced]
+        return self._known.counting(self._run(run), condition)
 
     def held(self, run: Run | str, condition: str = CLEAN, shards: Sequence[ShardInfo] | None = None) -> Holdings:
         """Return which samples hold which outputs and layers.
@@ -219,7 +159,7 @@ class Store:
             shards: what `shards` gave a moment ago: what it gives now may differ.
         """
         shards = self.shards(run, condition) if shards is None else shards
-        return holdings(shards, [ids.to_pylist() for ids in self._sample_ids(shards)])
+        return holdings(shards, [ids.to_pylist() for ids in self._known.sample_ids(shards)])
 
     def overlaps(
         self, run: Run | str, condition: str = CLEAN, shards: Sequence[ShardInfo] | None = None
@@ -229,49 +169,20 @@ class Store:
         Costs a read of every shard's sample ids where there is more than one shard; nothing more unless a
         sample is in two of them. Arguments as of `held`.
         """
-        shards = self.shards(run, condition) if shards is None else shards
-        key = tuple(shard.path for shard in shards)
-        if key not in self._overlaps:
-            self._overlaps[key] = self._find_overlaps(shards)
-        return self._overlaps[key]
-
-    def _find_overlaps(self, shards: Sequence[ShardInfo]) -> list[Exclusion]:
-        if len(shards) < 2:
-            return []
-        ids = self._sample_ids(shards)
-        together = pa.chunked_array(ids)
-        if len(together.unique()) == len(together):
-            return []
-        return exclusions(shards, [array.to_pylist() for array in ids])
-
-    def _sample_ids(self, shards: Sequence[ShardInfo]) -> list[pa.Array]:
-        new = [shard for shard in shards if shard.path not in self._ids]
-        self._ids.update(zip((shard.path for shard in new), read_ids(new), strict=True))
-        return [self._ids[shard.path] for shard in shards]
+        return self._known.overlaps(self.shards(run, condition) if shards is None else shards)
 
     def count_samples(self, run: Run | str, condition: str = CLEAN) -> int:
         """Count the distinct samples of a run under one condition."""
-        ids = self._sample_ids(self.shards(run, condition))
+        ids = self._known.sample_ids(self.shards(run, condition))
         return len(pa.chunked_array(ids, pa.string()).unique())
 
-    def features(self, run: Run | str, condition: str = CLEAN) -> list[Feature]:
+    def features(self, run: Run | str, condition: str = CLEAN) -> list[StoredFeature]:
         """List the hidden states that are stored: site, pooling and layers."""
-        found: dict[tuple[str, str], set[int]] = {}
-        for shard in self.shards(run, condition):
-            for output, layers in shard.outputs.items():
-                where = place(output)
-                if where is not None and where.table == "hidden":
-                    found.setdefault((where.where["site"], where.where["pooling"]), set()).update(layers or [])
-        return [Feature(site, pooling, sorted(layers)) for (site, pooling), layers in sorted(found.items())]
+        return stored.features(self.shards(run, condition))
 
-    def lens_outputs(self, run: Run | str, condition: str = CLEAN) -> list[LensOutput]:
+    def lens_outputs(self, run: Run | str, condition: str = CLEAN) -> list[StoredLens]:
         """List the logit lenses that are stored: output, position name and layers."""
-        found: dict[str, set[int]] = {}
-        for shard in self.shards(run, condition):
-            for output, layers in shard.outputs.items():
-                if output.startswith("lens:"):
-                    found.setdefault(output, set()).update(layers or [])
-        return [LensOutput(name, name.split(":")[1], sorted(layers)) for name, layers in sorted(found.items())]
+        return stored.lenses(self.shards(run, condition))
 
     @overload
     def matrix(
@@ -322,25 +233,24 @@ class Store:
             StoreError: nothing of the kind is stored, there is no such label, or a file is damaged.
         """
         run = self._run(run)
-        labels = None if label is None else self._label(run, label, data)
+        lines = None if label is None else labels.find(run, self.data(run), label, data)
         pooling = pooling if "@" in pooling else f"{pooling}@prompt"
         if label is not None and one_row_a_token(pooling):
             raise StoreError(f"{pooling} has a row a token, and labels are of rows: leave out the label")
         output = f"hidden:{site}:{pooling}"
         counting = self.shards(run, condition)
-        shards = [shard for shard in counting if layer in (shard.outputs.get(output) or [])]
-        if not shards:
-            stored = [f"{f.site} {f.pooling} at layers {_ranges(f.layers)}" for f in self.features(run, condition)]
+        holding = [shard for shard in counting if layer in (shard.outputs.get(output) or [])]
+        if not holding:
             raise StoreError(
                 f"run {run.id} holds no {site} states {pooling} at layer {layer} under condition {condition}:"
-                f" it holds {'; '.join(stored) or 'none'}"
+                f" it holds {stored.in_words(stored.features(counting))}"
             )
-        excluded = _excluded(self.overlaps(run, condition, counting), output, layer)
-        files = [(shard.file("hidden"), excluded.get(shard.name, frozenset())) for shard in shards]
+        without = shards.excluded(self.overlaps(run, condition, counting), output, layer)
+        files = [(shard.file("hidden"), without.get(shard.name, frozenset())) for shard in holding]
         sources = [Source(path, ids) for path, ids in files if path is not None]
         where = {"site": site, "pooling": pooling, "layer": layer}
         states = read_states(sources, where, run.width, tokens=one_row_a_token(pooling))
-        return states if labels is None else with_labels(states, labels)
+        return states if lines is None else with_labels(states, lines)
 
     def lens(
         self,
@@ -412,17 +322,7 @@ class Store:
         A sample in several shards is one row: the one of the shard with the smallest name, with what is
         absent from any of them.
         """
-        shards = self.shards(run, condition)
-        schema = arrow_schema(TABLES[SAMPLES].columns)
-        fetch_whole(shard.path / f"{SAMPLES}.parquet" for shard in shards)
-        tables = [_read(shard, SAMPLES, schema.names).select(schema.names).cast(schema) for shard in shards]
-        frame = pl.from_arrow(pa.concat_tables([schema.empty_table(), *tables]))
-        assert isinstance(frame, pl.DataFrame)
-        first = frame.unique("sample_id", keep="first", maintain_order=True).drop("absent")
-        absent = frame.group_by("sample_id").agg(
-            pl.col("absent").explode(empty_as_null=False).unique(maintain_order=True)
-        )
-        return first.join(absent, on="sample_id", how="left").select(schema.names).sort("sample_id")
+        return samples.read(self.shards(run, condition))
 
     def input_names(
         self, run: Run | str, data: Iterable[str] | None = None, conditions: Iterable[str] = (CLEAN,)
@@ -436,7 +336,9 @@ class Store:
         run = self._run(run)
         shards = [f"{run.id}/{shard.condition}/{shard.name}" for name in conditions for shard in self.shards(run, name)]
         wanted = None if data is None else set(data)
-        files = [file.path.name for name, file in self._rows_files(run).items() if wanted is None or name in wanted]
+        files = [
+            file.path.name for name, file in sequence.newest_rows(run.path).items() if wanted is None or name in wanted
+        ]
         return sorted([*shards, *(f"{run.id}/{ROWS}/{name}" for name in files)])
 
     def connect(self) -> "duckdb.DuckDBPyConnection":
@@ -458,34 +360,3 @@ class Store:
         from layercache.store import sql
 
         return sql.query(self, query, params)
-
-
-def _excluded(overlaps: Iterable[Exclusion], output: str, layer: int) -> dict[str, frozenset[str]]:
-    """Return, by shard, the samples whose rows of an output and layer do not count."""
-    excluded: dict[str, frozenset[str]] = {}
-    for shard, outputs, ids in overlaps:
-        layers = outputs.get(output, [])
-        if layers is None or layer in layers:
-            excluded[shard] = excluded.get(shard, frozenset()) | frozenset(ids)
-    return excluded
-
-
-def _read(shard: ShardInfo, table: str, columns: list[str]) -> pa.Table:
-    """Read columns of a table of a shard."""
-    path = shard.path / f"{table}.parquet"
-    try:
-        with open_parquet(path) as file:
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Write sorted numbers as `0–8, 12`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)

@@ -7,13 +7,14 @@ forward pass. The newest sequence counts; a file is never changed.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Required, TypedDict, Unpack
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
+from layercache.frame import from_arrow
 from layercache.recipe import Label
 from layercache.store import answered_rows, sequence
 from layercache.store.layout import ROWS, RowsInfo, Run, first_line, refuse_link
@@ -24,32 +25,34 @@ _METADATA = b"layercache"
 _OPENING = [column.name for column in ROW_COLUMNS]
 
 
-def put_rows(
-    run: Run,
-    frame: pl.DataFrame,
-    *,
-    data: str,
-    source: str,
-    labels: list[Label],
-    split: str | None = None,
-    group_by: str | None = None,
-    target: str | None = None,
-    reference: Sequence[str] = (),
-    answers: Sequence[str] = (),
-) -> Path:
+class About(TypedDict, total=False):
+    """What a rows file says of its data set; `put_rows` and `has_rows` take it as keywords."""
+
+    data: Required[str]
+    """The data set's name."""
+    source: Required[str]
+    """Where it came from, in words."""
+    labels: Required[list[Label]]
+    """The declared labels; each names a column."""
+    split: str | None
+    """The column the split came from."""
+    group_by: str | None
+    """The column whose equal values must not straddle a fold."""
+    target: str | None
+    """The column whose first token the lens followed."""
+    reference: Sequence[str]
+    """The columns with the texts that generated text is compared with."""
+    answers: Sequence[str]
+    """The columns with the accepted answers that generated answers are labelled by."""
+
+
+def put_rows(run: Run, frame: pl.DataFrame, **about: Unpack[About]) -> Path:
     """Store a data set's rows; writes nothing when they equal the newest stored ones.
 
     Args:
         run: the run whose samples the rows refer to.
         frame: `row`, `sample_id`, optionally `split`, and the user's own columns.
-        data: the data set's name.
-        source: where it came from, in words.
-        labels: the declared labels; each names a column.
-        split: the column the split came from.
-        group_by: the column whose equal values must not straddle a fold.
-        target: the column whose first token the lens followed.
-        reference: the columns with the texts that generated text is compared with.
-        answers: the columns with the accepted answers that generated answers are labelled by.
+        about: `data`, `source` and `labels`, and what else there is to say of the data set: the fields of `About`.
 
     Returns:
         The path of the newest rows file of the data set.
@@ -58,41 +61,31 @@ def put_rows(
         StoreError: the store is frozen or cannot be written.
         ValueError: a column is missing, or has a reserved name.
     """
-    table = _described(frame, data, source, labels, split, group_by, target, reference, answers)
-    last = _newest(run, data)
+    table, data = _described(frame, about), about["data"]
+    last = sequence.newest_rows(run.path).get(data)
     if last is not None and _equal(table, read_table(last.path)):
         return last.path
     return _write(run, table, data, 0 if last is None else last.seq + 1)
 
 
-def has_rows(
-    run: Run,
-    frame: pl.DataFrame,
-    *,
-    data: str,
-    source: str,
-    labels: list[Label],
-    split: str | None = None,
-    group_by: str | None = None,
-    target: str | None = None,
-    reference: Sequence[str] = (),
-    answers: Sequence[str] = (),
-) -> bool:
+def has_rows(run: Run, frame: pl.DataFrame, **about: Unpack[About]) -> bool:
     """Tell whether the newest stored rows of a data set are these, so that `put_rows` would write nothing.
+
+    Arguments as of `put_rows`.
 
     Raises:
         StoreError: they cannot be read.
+        ValueError: as of `put_rows`.
     """
-    last = _newest(run, data)
-    table = _described(frame, data, source, labels, split, group_by, target, reference, answers)
-    return last is not None and _equal(table, read_table(last.path))
+    last = sequence.newest_rows(run.path).get(about["data"])
+    return last is not None and _equal(_described(frame, about), read_table(last.path))
 
 
 class Joined(NamedTuple):
     """Rows with the answers of two files, and what the file says of them."""
 
     frame: pl.DataFrame
-    columns: dict[str, Any]
+    about: About
 
 
 def joined(one: Path, other: Path) -> Joined | None:
@@ -108,17 +101,19 @@ def joined(one: Path, other: Path) -> Joined | None:
     frame = answered_rows.joined(read_frame(one), read_frame(other))
     if frame is None:
         return None
-    columns = {
-        "data": info.name,
-        "source": info.source,
-        "labels": answered_rows.labels_of(frame, info.labels),
-        "split": info.split,
-        "group_by": info.group_by,
-        "target": info.target,
-        "reference": info.reference,
-        "answers": info.answers,
-    }
-    return Joined(frame, columns)
+    return Joined(
+        frame,
+        {
+            "data": info.name,
+            "source": info.source,
+            "labels": answered_rows.labels_of(frame, info.labels),
+            "split": info.split,
+            "group_by": info.group_by,
+            "target": info.target,
+            "reference": info.reference,
+            "answers": info.answers,
+        },
+    )
 
 
 def put_joined(run: Run, rows: Joined) -> bool:
@@ -127,36 +122,24 @@ def put_joined(run: Run, rows: Joined) -> bool:
     Raises:
         StoreError: the store is frozen or cannot be written.
     """
-    if has_rows(run, rows.frame, **rows.columns):
+    if has_rows(run, rows.frame, **rows.about):
         return False
-    put_rows(run, rows.frame, **rows.columns)
+    put_rows(run, rows.frame, **rows.about)
     return True
 
 
-def _newest(run: Run, data: str) -> sequence.SequencedFile | None:
-    return sequence.newest(sequence.files(run.path / ROWS, "parquet")).get(data)
-
-
-def _described(
-    frame: pl.DataFrame,
-    data: str,
-    source: str,
-    labels: list[Label],
-    split: str | None,
-    group_by: str | None,
-    target: str | None,
-    reference: Sequence[str],
-    answers: Sequence[str],
-) -> pa.Table:
+def _described(frame: pl.DataFrame, about: About) -> pa.Table:
     """Return rows as they are stored, with what the file says of them."""
-    table = _table(frame, [*(label.name for label in labels), *filter(None, [group_by]), *reference, *answers])
+    names = [label.name for label in about["labels"]]
+    group_by, reference, answers = about.get("group_by"), about.get("reference", ()), about.get("answers", ())
+    table = _table(frame, [*names, *filter(None, [group_by]), *reference, *answers])
     meta = {
-        "data": data,
-        "source": source,
-        "labels": [label._asdict() for label in labels],
-        "split": split,
+        "data": about["data"],
+        "source": about["source"],
+        "labels": [label._asdict() for label in about["labels"]],
+        "split": about.get("split"),
         "group_by": group_by,
-        "target": target,
+        "target": about.get("target"),
         # Only where there is one: the rows of a data set without are what they always were.
         **({"reference": list(reference)} if reference else {}),
         **({"answers": list(answers)} if answers else {}),
@@ -208,7 +191,7 @@ def _equal(table: pa.Table, stored: pa.Table) -> bool:
     """Compare content and metadata; NaN equals NaN."""
     if not table.schema.equals(stored.schema, check_metadata=True):
         return False
-    return _polars(table).equals(_polars(stored))
+    return from_arrow(table).equals(from_arrow(stored))
 
 
 def read_table(path: Path) -> pa.Table:
@@ -227,7 +210,7 @@ def read_table(path: Path) -> pa.Table:
 
 def read_frame(path: Path) -> pl.DataFrame:
     """Read a rows file as a data frame: `row`, `sample_id`, `split`, then the user's own columns."""
-    return _polars(read_table(path))
+    return from_arrow(read_table(path))
 
 
 def read_info(path: Path) -> RowsInfo:
@@ -254,37 +237,3 @@ def read_info(path: Path) -> RowsInfo:
         )
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is not a rows file ({first_line(error)}): run `layercache verify`") from error
-
-
-def long_labels(frame: pl.DataFrame, info: RowsInfo) -> pl.DataFrame:
-    """Return the declared labels in long form, the columns of `schema.LABELS`.
-
-    A number or boolean (as 0, 1) is in `number`, anything else in `text`, a list's elements joined by a
-    newline. A row without a sample or without a value has no line.
-    """
-    parts = [_one_label(frame, info.name, label) for label in info.labels if label.name in frame.columns]
-    return pl.concat(parts) if parts else _one_label(frame.head(0), info.name, Label("row", "number"))
-
-
-def _one_label(frame: pl.DataFrame, data: str, label: Label) -> pl.DataFrame:
-    column = pl.col(label.name)
-    numeric = label.kind in {"number", "boolean"}
-    if frame.schema[label.name] == pl.List(pl.String):
-        text = column.list.join("\n", ignore_nulls=True)
-    else:
-        text = column.cast(pl.String)
-    return frame.filter(column.is_not_null() & pl.col("sample_id").is_not_null()).select(
-        pl.lit(data).alias("data"),
-        "row",
-        "sample_id",
-        pl.lit(label.name).alias("name"),
-        pl.lit(label.kind).alias("kind"),
-        (column.cast(pl.Float64) if numeric else pl.lit(None, pl.Float64)).alias("number"),
-        (pl.lit(None, pl.String) if numeric else text).alias("text"),
-    )
-
-
-def _polars(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

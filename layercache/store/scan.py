@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from layercache.errors import StoreError
+from layercache.frame import from_arrow
 from layercache.store import mirror
 from layercache.store.holdings import Exclusion
 from layercache.store.layout import Run, ShardInfo, place
@@ -39,9 +40,7 @@ def scan(store: "Store", table: str, run: Run | None = None, condition: str | No
 
 
 def _schema(table: str, width: int | None) -> dict[str, pl.DataType]:
-    columns = pl.from_arrow(arrow_schema(TABLES[table].columns, width).empty_table())
-    assert isinstance(columns, pl.DataFrame)
-    return dict(columns.schema)
+    return dict(from_arrow(arrow_schema(TABLES[table].columns, width).empty_table()).schema)
 
 
 def _frames(store: "Store", run: Run, condition: str, table: str) -> Iterator[pl.LazyFrame]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 FORMAT = 1
+"""The store's format that this version writes, and the newest that it reads."""
 READER = "0.1.0"
 """The first version of layercache that reads `FORMAT`; written into every file that carries a format."""
 CAPTURE_SCHEMA = 1

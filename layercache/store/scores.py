@@ -1,10 +1,12 @@
 """The scores of single samples that analyses have left in a store."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
+from layercache.frame import from_arrow
 from layercache.store import numbers
 from layercache.store.schema import SAMPLE_SCORES, arrow_schema
 
@@ -16,11 +18,25 @@ def newest(store: Path, analysis: str, metric: str) -> pl.DataFrame:
 
     Where two results have the same score, the newer one's counts.
     """
-    empty = pl.from_arrow(pa.Table.from_pylist([], schema=arrow_schema(SAMPLE_SCORES)))
-    assert isinstance(empty, pl.DataFrame)
+    empty = from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
     parts = [
         pl.scan_parquet(path).filter(metric=metric).select(empty.columns).collect().cast(empty.schema)
         for info, path in numbers.tables(store, "sample_scores")
         if info.analysis == analysis
     ]
     return pl.concat([empty, *parts]).unique(_KEY, keep="first", maintain_order=True)
+
+
+def of(store: Path, where: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Return the sample scores with these values in the newest result that has any, and what was asked of that analysis.
+
+    Args:
+        where: column of `schema.SAMPLE_SCORES` → value; None for NULL.
+    """
+    empty = from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
+    same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()]
+    for info, path in numbers.tables(store, "sample_scores"):
+        found = pl.scan_parquet(path).filter(*same).select(empty.columns).collect()
+        if len(found):
+            return found, info.spec
+    return empty, {}

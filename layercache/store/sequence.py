@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from layercache.errors import StoreError
-from layercache.store.layout import listed
+from layercache.store.layout import ROWS, listed
 
 _SEQUENCED = re.compile(r"(?P<name>.+)-(?P<seq>[0-9]{6,})-(?P<sha>[0-9a-f]{16})\.(?P<suffix>parquet|json)")
 
@@ -55,3 +55,12 @@ def parse(path: Path) -> SequencedFile | None:
 def newest(files: Iterable[SequencedFile]) -> dict[str, SequencedFile]:
     """Return the newest file of every name: the highest sequence number, of equal ones the larger file name."""
     return {file.name: file for file in sorted(files, key=lambda file: (file.seq, file.path.name))}
+
+
+def newest_rows(run: Path) -> dict[str, SequencedFile]:
+    """Return the newest rows file of every data set of a run, given the run's directory.
+
+    Raises:
+        StoreError: the folder cannot be looked into.
+    """
+    return newest(files(run / ROWS, "parquet"))

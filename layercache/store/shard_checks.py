@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from layercache.errors import StoreError
+from layercache.frame import from_arrow
 from layercache.store import manifest
 from layercache.store.files import open_parquet
 from layercache.store.files import sha256 as file_sha256
@@ -236,6 +237,4 @@ def _pieces(metadata: Any) -> Iterator[list[int]]:
 
 def _read(file: Path, columns: list[str]) -> pl.DataFrame:
     with open_parquet(file) as parquet:
-        frame = pl.from_arrow(parquet.read(columns=columns))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+        return from_arrow(parquet.read(columns=columns))

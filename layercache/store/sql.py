@@ -71,6 +71,8 @@ def query(store: Store, text: str, params: Mapping[str, Any] | Sequence[Any] | N
         StoreError: the store is damaged.
         QueryError: the query fails; the message is one line.
     """
+    if not isinstance(text, str):
+        raise QueryError(f"{text!r} is no query: give the text of one SELECT")
     with _trusted(
         store, _named(text, store), {"errors_as_json": True, "python_enable_replacements": False}
     ) as connection:

@@ -26,7 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> str:
-    """Write a file; uint16 are stored as bfloat16.
+    """Write arrays of any shape and the dtypes known here; uint16 are stored as bfloat16.
 
     Returns:
         Its sha256, in hex.
@@ -58,7 +58,7 @@ def _bytes(values: np.ndarray) -> Any:
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Map a file: its tensors, read-only, and its metadata.
+    """Map a file: its tensors, read-only, of the shapes and dtypes stored (bfloat16 as uint16), and its metadata.
 
     Raises:
         StoreError: it cannot be read, or is no whole safetensors file of the types known here.

@@ -17,7 +17,6 @@ from layercache.store.layout import (
     RUN_FILE,
     SHARD,
     Run,
-    check_store,
     first_line,
     is_gone,
     listed,
@@ -45,7 +44,7 @@ def verify(store: Path, deep: bool = False) -> list[Problem]:
     Raises:
         StoreError: there is no store at all.
     """
-    check_store(store)
+    mirror.check_store(store)
     if deep and mirror.of(store) is not None:
         mirror.refresh(store, anew=True)
     problems: list[Problem] = []

@@ -12,6 +12,7 @@ from scipy import stats
 
 from layercache import study
 from layercache.analyze.quality.cka import cka as reference_cka
+from layercache.analyze.summary import summarise
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import CompareSpec, ProbeSpec
@@ -113,6 +114,20 @@ def test_systems_are_held_against_the_base(planted: Planted, found: pl.DataFrame
         assert one(found, **key, metric="only_base_right")["value"] == second
         p = stats.binomtest(first, first + second).pvalue
         assert one(found, **key, metric="mcnemar_p")["value"] == pytest.approx(p)
+
+
+def test_the_adapter_that_validation_chooses_is_named(found: pl.DataFrame) -> None:
+    """Of the most accurate on the rows to validate on, the surest: by a plain sort."""
+    lines = found.filter(group="model", metric="validation_accuracy").select("run", "value")
+    sure = dict(found.filter(group="model", metric="validation_nll").select("run", "value").iter_rows())
+    best = min(lines.iter_rows(), key=lambda line: (-line[1], sure[line[0]]))
+    accuracy = one(found, run=best[0], group="model", metric="accuracy")
+    tested = f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+    said = f"chosen of {len(GRID)} adapters by the 9 rows to validate on: {best[0]}, accuracy {best[1]:.3f} there, {tested}"
+    text = summarise(found)
+    assert f"{said} on the rows tested" in text.splitlines()
+    without = found.filter(~pl.col("metric").is_in(["validation_accuracy"]))
+    assert "chosen of" not in summarise(without)
 
 
 def test_baselines_and_probes_stand_beside_them(planted: Planted, found: pl.DataFrame) -> None:

@@ -15,7 +15,7 @@ from layercache.analyze import analyze, metrics
 from layercache.analyze.summary import summarise
 from layercache.errors import AnalysisError
 from layercache.recipe import CompareSpec
-from layercache.store import results
+from layercache.store import results, writer
 from layercache.store.layout import Run
 from layercache.store.results import Outcome
 from layercache.store.schema import RESULTS, arrow_schema
@@ -63,6 +63,24 @@ def value(table: pl.DataFrame, **where: Any) -> float:
     found = table.filter(*(pl.col(name) == wanted for name, wanted in where.items()))
     assert len(found) == 1, found
     return float(found["value"][0])
+
+
+def test_a_final_norm_is_no_block_further(tmp_path: Path) -> None:
+    """Layer 2 is after the last block, layer 3 after the final norm: one depth for both would take one for the other."""
+    for name in ("block", "norm"):
+        names = [(layer, f"layer {layer}") for layer in range(4)]
+        run = writer.open_run(tmp_path / "s", {"model": name}, model=name, layers=names, width=4, final_layer=2)
+        stores.put_rows(run, pl.DataFrame({"good": [True, False]}), ["a", "b"], ["good:boolean"])
+    scores = {"block": [0.2, 0.5, 0.9, 0.7], "norm": [0.2, 0.5, 0.7, 0.9]}
+    found = runs(tmp_path / "s")
+    keep(tmp_path / "s", "probe", [row for name, run in found.items() for row in probe_rows(run, scores[name])])
+    table = compare(tmp_path / "s")
+    assert value(table, metric="best_depth", run=found["block"].id) == 1.0
+    assert value(table, metric="best_layer", run=found["norm"].id) == 3
+    assert table.filter(metric="best_depth", run=found["norm"].id).is_empty()
+    lines = [line.split("  ") for line in summarise(table).splitlines() if "mean@prompt" in line]
+    cells = {line[0]: [cell.strip() for cell in line[1:] if cell.strip()][:2] for line in lines}
+    assert cells == {"block mean@prompt": ["2", "1.000"], "norm mean@prompt": ["3", "final norm"]}
 
 
 def test_models_of_different_depth_side_by_side(path: Path) -> None:

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from layercache.analyze import analyze, control, information, logistic, metrics, problem, ridge
 from layercache.analyze.probe_depth import first_near
+from layercache.analyze.summary import summarise
 from layercache.errors import AnalysisError, RecipeError
 from layercache.recipe import ProbeDepthSpec, ProbeSpec, validate
 from layercache.store import reader
@@ -111,6 +112,31 @@ def test_where_the_label_is_planted_it_peaks(found) -> None:
             assert value(table, label=label, metric="selectivity", layer=layer, group="shuffled") == pytest.approx(
                 scores[layer] - control_score
             )
+
+
+def test_layers_above_shuffled_labels_are_counted(found) -> None:
+    store, table, _, _ = found
+    alone = stores.frame(deep(store, measures=["depth"], labels=["kind"]).results)
+    for label in ("rating", "kind", "good"):
+        above = table.filter(label=label, metric="selectivity", group="shuffled").filter(pl.col("low") > 0)
+        assert value(table, label=label, metric="layers_above_shuffled", layer=None) == len(above) > 0
+    for metric in ("layers_above_shuffled", "peak_layer", "converging_layer"):
+        where = {"label": "kind", "metric": metric, "layer": None}
+        assert value(alone, **where) == value(table, **where)
+    assert "selectivity" not in set(alone["metric"])
+
+
+def test_a_label_that_no_layer_knows_has_no_peak(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    planted(tmp_path / "s", {layer: rng.standard_normal((N, WIDTH), dtype=np.float32) for layer in range(LAYERS)})
+    outcome = deep(stores.opened(tmp_path / "s"), measures=["depth"], labels=["kind"], bootstrap=200)
+    table = stores.frame(outcome.results)
+    scores = [value(table, metric="balanced_accuracy", layer=layer) for layer in range(LAYERS)]
+    assert max(scores) > 0, "above 0, where the best layer used to be named"
+    assert value(table, metric="layers_above_shuffled", layer=None) == 0
+    assert not {"peak_layer", "converging_layer"} & set(table["metric"])
+    said = summarise(outcome.results).splitlines()
+    assert said[-1] == "peak layer none, converging layer none: no layer is above shuffled labels"
 
 
 def test_first_near_by_hand() -> None:

@@ -10,8 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from layercache.dataset import Dataset, Prompt, parse_template, render
+from layercache.dataset import Dataset
 from layercache.recipe import Label
+from layercache.template import Prompt, parse_template, render
 
 torch.set_num_threads(1)
 

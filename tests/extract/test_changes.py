@@ -9,13 +9,13 @@ import pytest
 
 from layercache import conditions
 from layercache.conditions import Settings
-from layercache.dataset import Prompt, parse_template, render
 from layercache.extract.conditions import draws, typos
 from layercache.extract.conditions.change import CHANGES, Changed, change
 from layercache.extract.conditions.given import Given
 from layercache.extract.pooling import absent_reason, token_range
 from layercache.extract.tokenize import NOT_RUN, TRUNCATED, Sample, tokenize
 from layercache.outputs import Feature
+from layercache.template import Prompt, parse_template, render
 
 from .conftest import TEXTS, make_tokenizer
 

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from layercache import steps
+from layercache import training_steps
 from layercache.errors import ModelError
 from layercache.extract import checkpoint, model
 from layercache.extract.run import extract
@@ -89,7 +89,7 @@ def test_checkpoints_of_a_local_training_run_are_revisions(tmp_path: Path, folde
         shutil.copytree(folder, tmp_path / "my-run" / f"checkpoint-{step}")
     found = checkpoint.find(str(tmp_path / "my-run"), "checkpoint-20")
     assert (found.name, found.folder.name) == ("my-run-checkpoint-20", "checkpoint-20")
-    assert steps.training_step(found.name) == ("my-run", 20)
+    assert training_steps.training_step(found.name) == ("my-run", 20)
     with pytest.raises(ModelError, match="no checkpoint checkpoint-7: it holds checkpoint-20, checkpoint-100"):
         checkpoint.find(str(tmp_path / "my-run"), "checkpoint-7")
     with pytest.raises(ModelError, match=r"give one of them \(checkpoint-20, checkpoint-100\)"):

@@ -411,7 +411,7 @@ class Titles(Progress):
 def test_progress_is_of_each_condition(llama: Path, tmp_path: Path) -> None:
     progress = Titles()
     run(llama, tmp_path / "s", SPEC.model_copy(update={"conditions": ["random-0.5"]}), progress=progress)
-    assert progress.seen == [("extract data", 8), ("random-0.5 data", 8), ("augment-1 data", 8)]
+    assert progress.seen == [(f"{what} data, llama0", 8) for what in ("extract", "random-0.5", "augment-1")]
 
 
 def test_cut_samples_are_checked_and_run(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

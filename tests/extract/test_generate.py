@@ -414,7 +414,7 @@ def test_progress_counts_samples_and_new_tokens(llama: Path, tmp_path: Path) -> 
 
     summary = run(llama, tmp_path / "s", progress=Counted())
     n = len(TEXTS)
-    assert seen == {"extract data": [n, n, 0], "generate data": [n, n, summary.generated_tokens]}
+    assert seen == {"extract data, llama0": [n, n, 0], "generate data, llama0": [n, n, summary.generated_tokens]}
 
 
 def test_a_chat_template_is_followed(llama: Path, tmp_path: Path) -> None:
@@ -437,7 +437,7 @@ def test_a_chat_template_is_followed(llama: Path, tmp_path: Path) -> None:
         ({"generate_layers": [4]}, "llama", ModelError, "0 to 3, not from 4"),
         ({"generate_layers": [-1]}, "llama", ModelError, "not from -1"),
         ({}, "bert", ModelError, "masked tokens"),
-        ({"max_new_tokens": 100}, "llama", DataError, "row 2 has .* 128"),
+        ({"max_new_tokens": 100}, "llama", DataError, "row 1 has .* 128"),
     ],
 )
 def test_what_cannot_be_generated_is_refused(

@@ -405,7 +405,7 @@ def test_a_span_that_no_prompt_has(llama: Path, tmp_path: Path) -> None:
 
 def test_long_prompts_are_refused_or_cut(llama: Path, tmp_path: Path) -> None:
     rows = [{"text": "Why?"}, {"text": " ".join(TEXTS * 3)}]
-    with pytest.raises(DataError, match=r"row 2 has \d+ tokens and the model sees 128"):
+    with pytest.raises(DataError, match=r"row 1 has \d+ tokens and the model sees 128"):
         run(llama, tmp_path / "s", rows)
     summary = run(llama, tmp_path / "s", rows, spec=SPEC.model_copy(update={"truncate": True}))
     assert summary.notes == ["1 of 2 prompts are cut to 128 tokens"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from layercache.errors import AnalysisError, DataError, RecipeError
-from layercache.extract import loop, publish, run, token_metrics
+from layercache.extract import budgets, publish, run, token_metrics
 from layercache.extract.pooling import ordinary
 from layercache.extract.run import extract
 from layercache.outputs import parse_pooling, parse_statistic, sink_cutoff, with_cutoff
@@ -267,7 +267,7 @@ def test_batches_of_single_tokens_are_no_larger_than_a_shard(
     models_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 5 layers of 32 float32 are 640 bytes a token.
-    monkeypatch.setattr(loop, "SHARD_BYTES", 64 * 640)
+    monkeypatch.setattr(budgets, "SHARD_BYTES", 64 * 640)
     spec = ExtractSpec(pooling=["token"], lens=[])
     summary = extract(
         ModelSpec(model=str(models_of("llama"))), make_data(), spec, tmp_path / "s", Progress(), shard_bytes=64 * 640

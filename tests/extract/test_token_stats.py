@@ -19,7 +19,7 @@ from layercache.outputs import parse_output, parse_statistic
 from layercache.progress import Progress
 from layercache.recipe import DataSpec, ExtractSpec, ModelSpec
 from layercache.store import reader, verify
-from layercache.token_statistics import normalised, parse
+from layercache.token_statistics import parse
 
 from .conftest import TEXTS, make_data, make_tokenizer
 from .slow_statistics import STATS, statistic
@@ -284,13 +284,3 @@ def test_which_take_a_spectrum() -> None:
         for name in STATS
         if name.startswith(("effective", "first", "prompt_entropy")) and not name.startswith("prompt_entropy2")
     ]
-
-
-def test_normalisers() -> None:
-    n, d = 50, 16
-    assert normalised(np.log(n), n, d, "n") == pytest.approx(1)
-    assert normalised(np.log(d), n, d, "d") == pytest.approx(1) == normalised(np.log(d), n, d, "min")
-    assert normalised(np.log(10), 10, d, "min") == pytest.approx(1)
-    assert normalised(1.5, n, d, "raw") == 1.5
-    with pytest.raises(RecipeError, match="use one of raw, n, d, min"):
-        normalised(1.0, n, d, "max")  # type: ignore[arg-type]

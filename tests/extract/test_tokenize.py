@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from layercache.dataset import Prompt
 from layercache.errors import DataError, ModelError
-from layercache.extract.pooling import absent_reason, token_mask, token_position
-from layercache.extract.rows import sample_columns, token_columns
+from layercache.extract.pooling import absent_reason, token_mask, token_range
+from layercache.extract.sample_tables import sample_columns, token_columns
 from layercache.extract.tokenize import Sample, sample_id, tokenize
 from layercache.extract.words import Words
 from layercache.outputs import parse_pooling
+from layercache.template import Prompt
 
 from .conftest import TEXTS, make_data, make_tokenizer
 
@@ -54,8 +54,8 @@ def test_an_encoders_closing_token_is_special() -> None:
     sample = go(make_data([{"text": "It rains."}]), tokenizer)[0]
     assert sample.special.tolist() == [True] + [False] * (len(sample) - 2) + [True]
     assert sample.spans["prompt"] == (1, len(sample) - 1)
-    assert token_position(sample, parse_pooling("last")) == len(sample) - 1
-    assert token_position(sample, parse_pooling("last@text")) == len(sample) - 2
+    assert token_range(sample, parse_pooling("last")) == (len(sample) - 1, len(sample))
+    assert token_range(sample, parse_pooling("last@text")) == (len(sample) - 2, len(sample) - 1)
     assert token_mask(sample, "prompt").tolist() == (~sample.special).tolist()
 
 
@@ -125,7 +125,7 @@ def test_too_long_names_the_row_and_its_tokens() -> None:
     tokenizer = make_tokenizer()
     n = len(tokenizer(TEXTS[1])["input_ids"])
     data = make_data([{"text": "Why?"}, {"text": TEXTS[1]}])
-    with pytest.raises(DataError, match=rf"^row 2 has {n} tokens and the model sees {n - 1}: use --truncate"):
+    with pytest.raises(DataError, match=rf"^row 1 has {n} tokens and the model sees {n - 1}: use --truncate"):
         go(data, tokenizer, context=n - 1)
     assert len(go(data, tokenizer, context=n)[1]) == n
 
@@ -163,7 +163,7 @@ def test_chat_puts_the_text_where_the_template_has_it() -> None:
         for name, (start, end) in {**prompt.spans, "prompt": (0, len(prompt.text))}.items():
             inside = by_hand(out["offset_mapping"], at + start, at + end)
             assert sample.spans[name] == (inside[0], inside[-1] + 1)
-        assert token_position(sample, parse_pooling("last")) == len(sample) - 1
+        assert token_range(sample, parse_pooling("last")) == (len(sample) - 1, len(sample))
         assert tokenizer.decode(sample.tokens).endswith("[assistant]")
         assert not token_mask(sample, "prompt")[: sample.spans["prompt"][0]].any()
 
@@ -182,7 +182,7 @@ def test_chat_follows_a_template_that_trims() -> None:
     [
         (None, "has no chat template"),
         ("{{ messages[0]['content'] | upper }}", "does not carry"),
-        ("{{ messages[0]['content'] | replace('rains', 'snows') }}", "row 1: .* changes"),
+        ("{{ messages[0]['content'] | replace('rains', 'snows') }}", "row 0: .* changes"),
         ("{{ raise_exception('only system turns') }}", "fails: only system turns"),
     ],
 )

@@ -89,8 +89,6 @@ class Page(NamedTuple):
     """What goes before `SMALLER`."""
     exits: dict[str, int] = {}  # noqa: RUF012
     """Exit codes other than 0."""
-    whole: bool = False
-    """Whether nothing is made smaller, so that numbers are those of the page."""
     needs: str = ""
     """What has to run beside it: `bucket`, `hub` or `ray`."""
     charts: bool = False
@@ -232,7 +230,6 @@ TABLE = {
         instead={"--address auto": "--address $RAY_HERE", "10.0.0.5:6379": "$RAY_HERE"},
         not_run={
             "python benchmarks/ray_engine.py": SCRIPT,
-            "layercache extract --shard": "part of a command",
         },
     ),
     "docs/recipes.md": Page(files=("films.csv", "gpt2", LLAMA), recipe="films.toml"),

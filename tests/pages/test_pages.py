@@ -71,19 +71,24 @@ def test_blocks_are_fenced_and_of_languages_that_are_known(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_what_running_text_calls_a_command_is_one(name: str) -> None:
-    """Options and their values are those the command takes."""
+def test_every_command_of_the_page_is_one(name: str) -> None:
+    """Run or not, options and their values are those that the command takes."""
     top = click.Context(cli, info_name="layercache", **cli.context_settings)
     for one in page_reading.commands(TEXTS[name]):
-        if not one.is_mention or one.text.startswith("make "):
+        words = shlex.split(one.text.replace("\\\n", " "), comments=True)
+        ends = [at for at, word in enumerate(words) if word in {"|", "&&", "&"} or word.startswith(">")]
+        words = words[1 : ends[0] if ends else None] if words[0] == "layercache" else ["--help"]
+        if words[0].startswith("-"):
             continue
-        _, word, *words = shlex.split(one.text)
-        command = cli.get_command(top, word)
+        command = cli.get_command(top, words[0])
         assert command is not None, one
-        if not any(part.startswith("-") for part in words):
+        # A name alone is no call: `layercache export`.
+        if one.is_mention and not any(word.startswith("-") for word in words):
             continue
         try:
-            command.make_context(word, words, parent=top)
+            command.make_context(words[0], words[1:], parent=top)
+        except click.exceptions.Exit:
+            pass  # --help
         except click.ClickException as error:
             raise AssertionError(f"{name}:{one.line}: {one.text}: {error.format_message()}") from error
 
@@ -155,7 +160,29 @@ class Reader:
             reader = Reader(folder, Page(), self._call, self.studies, {})
             done = reader.shell.run(STUDIES[name])
             assert done.code == 0, f"{STUDIES[name]}\n{done.err}"
-            assert done.code == _of(self.page.exits, one.text, 0), f"{one.text}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+            (folder / "done").write_text(done.out)
+        return folder / name
+
+    def _change(self, words: list[str]) -> list[str]:
+        own = self.page.smaller
+        more = _smaller(words, {**own, **{start: more for start, more in SMALLER.items() if start not in own}})
+        self.changed |= bool(more)
+        return [*words, *more]
+
+    def run(self, one: Command) -> None:
+        """Run a command as it is typed; it has to end well, and to have written what it was told to write."""
+        text = one.text
+        for part, other in self.page.instead.items():
+            text = text.replace(part, other)
+        study = next((name for name in self.page.stores if STUDIES[name] == shlex.join(shlex.split(text, True))), None)
+        self.changed = False
+        if study is not None:
+            done = Called(0, (self.studies / study / "done").read_text(), "")
+            self.changed = True
+        else:
+            store = _of(self.page.about, one.text, self.page.speaks_of if one.inline else "")
+            done = self.shell.run(f"LAYERCACHE_STORE={store} {text}" if store else text)
+        assert done.code == _of(self.page.exits, one.text, 0), f"{one.text}\n{done.out[-2000:]}\n{done.err[-3000:]}"
         self._check_written(text)
         self._check_again(one, done)
         self.printed.append((one, done, self.changed))

@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 import vl_convert
@@ -12,7 +13,7 @@ from report_store import DEEP, POOLINGS, Plan, build
 from layercache import report
 from layercache.errors import AnalysisError
 from layercache.recipe import ReportSpec
-from layercache.report import embed, frames, in_depth
+from layercache.report import depth_sections, embed, frames, in_depth
 from layercache.store import results
 from layercache.store.reader import Store
 from layercache.store.schema import RESULTS, arrow_schema
@@ -59,6 +60,18 @@ def svg(chart: Any, capfd: pytest.CaptureFixture[str]) -> str:
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     return drawn
+
+
+def test_labels_that_no_layer_knows_are_said_to_have_no_peak(store: Store) -> None:
+    numbers = frames.results(store)
+    one = numbers.filter(metric="peak_layer").head(1)
+    chance = one.with_columns(metric=pl.lit("layers_above_shuffled"), value=pl.lit(0.0))
+    said = (
+        f"No peak or converging layer, since no layer is above shuffled labels: {one['model'][0]} ({one['panel'][0]})."
+    )
+    parts = depth_sections.deep_section(store, pl.concat([numbers, chance])).parts
+    assert any(said in str(part) for part in parts)
+    assert not any("No peak" in str(part) for part in depth_sections.deep_section(store, numbers).parts)
 
 
 def test_every_pair_of_layers_is_a_field(store: Store, capfd: pytest.CaptureFixture[str]) -> None:

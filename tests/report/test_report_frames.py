@@ -8,8 +8,8 @@ import pytest
 import report_store
 from report_store import CLASSES, POOLINGS, Plan, build, value
 
+from layercache.frame import from_arrow
 from layercache.report import figures, frames, predictions, samples
-from layercache.report.frames import to_polars
 from layercache.store import results
 from layercache.store.reader import Store
 from layercache.store.schema import RESULTS, arrow_schema
@@ -22,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_numbers_are_those_of_the_sql_view(store: Store) -> None:
     ours = frames.stored(frames.results(store))
-    theirs = to_polars(store.sql("SELECT * FROM results"))
+    theirs = from_arrow(store.sql("SELECT * FROM results"))
     keys = [name for name in ours.columns if name not in ("value", "low", "high", "n")]
     assert ours.sort(keys).equals(theirs.select(ours.columns).sort(keys))
 

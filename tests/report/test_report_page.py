@@ -19,9 +19,9 @@ from report_store import DEEP, Plan, build
 from layercache import report
 from layercache.cli.report import plot
 from layercache.errors import AnalysisError, LayercacheError
+from layercache.frame import from_arrow
 from layercache.recipe import ReportSpec
 from layercache.report import frames
-from layercache.report.frames import to_polars
 from layercache.store import reader
 from layercache.store.reader import Store
 
@@ -252,7 +252,7 @@ def _rounded(value: Any) -> Any:
 
 
 def test_numbers_in_tables_are_the_stores(built: Page, store: Store) -> None:
-    expected = to_polars(store.sql("SELECT value FROM results WHERE metric = 'balanced_accuracy'"))["value"]
+    expected = from_arrow(store.sql("SELECT value FROM results WHERE metric = 'balanced_accuracy'"))["value"]
     names = {name for one in built.named("details") for name in (one.get("data-frames") or "").split()}
     shown = {row.get("value") for name in names for row in built.rows(name)}
     assert {_rounded(value) for value in expected} <= shown

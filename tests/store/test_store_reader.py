@@ -27,10 +27,11 @@ from store_builder import (
 )
 
 from layercache.errors import StoreError
-from layercache.store import reader, states
+from layercache.store import reader, samples, shards, states
 from layercache.store.holdings import SAMPLES, Exclusion
-from layercache.store.layout import Feature, LensOutput, Run
+from layercache.store.layout import Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredFeature, StoredLens
 from layercache.store.writer import Shard, open_run
 
 
@@ -131,7 +132,7 @@ def test_three_shards_exclude_by_output_layer_and_sample(tmp_path: Path) -> None
     counted: dict[tuple[str, int | None, str], int] = {}
     excluded = store.overlaps(run)
     for shard in store.shards(run):
-        held = store._sample_ids([shard])[0].to_pylist()
+        held = store._known.sample_ids([shard])[0].to_pylist()
         for output, layers in shard.outputs.items():
             for layer in layers or []:
                 out = {
@@ -267,12 +268,12 @@ def test_opening_many_shards_reads_manifests_only(tmp_path: Path, monkeypatch: p
     def fail(path: Path) -> None:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(reader, "open_parquet", fail)
+    monkeypatch.setattr(samples, "open_parquet", fail)
     monkeypatch.setattr(states, "open_parquet", fail)
-    monkeypatch.setattr(reader, "read_ids", fail)
+    monkeypatch.setattr(shards, "read_ids", fail)
     store = reader.open(tmp_path)
     assert len(store.shards(run)) == 20
-    assert store.features(run) == [Feature("resid", "mean@prompt", [0])]
+    assert store.features(run) == [StoredFeature("resid", "mean@prompt", [0])]
 
 
 def test_a_manifest_is_read_once_and_new_shards_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,8 +292,11 @@ def test_features_and_lenses_are_united_over_shards(tmp_path: Path) -> None:
     put_shard(run, range(2), {MEAN: [0, 1], LENS: [0, 1], "tokens": None})
     put_shard(run, range(2), {MEAN: [3], "hidden:attn_out:max@prompt": [2]})
     store = reader.open(tmp_path)
-    assert store.features(run) == [Feature("attn_out", "max@prompt", [2]), Feature("resid", "mean@prompt", [0, 1, 3])]
-    assert store.lens_outputs(run) == [LensOutput(LENS, "last@prompt", [0, 1])]
+    assert store.features(run) == [
+        StoredFeature("attn_out", "max@prompt", [2]),
+        StoredFeature("resid", "mean@prompt", [0, 1, 3]),
+    ]
+    assert store.lens_outputs(run) == [StoredLens(LENS, "last@prompt", [0, 1])]
     with pytest.raises(
         StoreError,
         match=r"no resid states max@prompt at layer 2 .*it holds attn_out max@prompt at layers 2; resid mean@prompt at layers 0–1, 3$",

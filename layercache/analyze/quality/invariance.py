@@ -154,7 +154,7 @@ def _joint(a: Floats, b: Floats, deal: Ints, alpha: float) -> tuple[float, Float
 
 
 def derangement(n: int, seed: int) -> Ints:
-    """Return another row for each of n > 1 rows, drawn at random: a cycle through all of them in a random order."""
+    """Return another row for each of n > 1 rows, int64 [n], drawn at random: a cycle through all in a random order."""
     order = np.random.default_rng(seed).permutation(n)
     deal = np.empty(n, dtype=np.int64)
     deal[order] = np.roll(order, 1)

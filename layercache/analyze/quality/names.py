@@ -105,12 +105,11 @@ def number(key: Key, metric: str, one: Estimate, intervals: bool = True) -> list
     return row(key, metric, one.value, one.n, low, high)
 
 
-def refuse_nothing(found: Found, spec: QualitySpec, names: set[str] | None, missing: dict[str, str]) -> None:
+def refuse_nothing(found: Found, names: set[str] | None, missing: dict[str, str]) -> None:
     """Raise where a metric asked for by name, or everything, gave no number.
 
     Args:
         found: what there is.
-        spec: what was asked.
         names: the metrics asked for, as computed.
         missing: why a metric may be absent that nothing refused.
 

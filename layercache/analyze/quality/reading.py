@@ -17,8 +17,9 @@ import polars as pl
 from layercache.analyze.quality.estimates import Ints, States
 from layercache.errors import AnalysisError
 from layercache.recipe import QualitySpec
-from layercache.store.layout import CLEAN, Feature, Run, digest
+from layercache.store.layout import CLEAN, Run, digest
 from layercache.store.reader import Store
+from layercache.store.stored import StoredFeature
 
 _VIEW = re.compile(r"augment-(\d+)(-[0-9a-f]{8})?")
 PERTURBED = re.compile(r"(?:repeat|random|truncate)-.*")
@@ -46,7 +47,9 @@ class ViewStates(NamedTuple):
     states: list[States]
 
 
-def stack(store: Store, run: Run, feature: Feature, ids: set[str], spec: QualitySpec, condition: str = CLEAN) -> Stack:
+def stack(
+    store: Store, run: Run, feature: StoredFeature, ids: set[str], spec: QualitySpec, condition: str = CLEAN
+) -> Stack:
     """Read the states of those of some samples that have one at every layer of a feature.
 
     Raises:
@@ -61,7 +64,7 @@ def stack(store: Store, run: Run, feature: Feature, ids: set[str], spec: Quality
 
 
 def views(
-    store: Store, run: Run, feature: Feature, layer: int, ids: set[str], spec: QualitySpec, given: Views
+    store: Store, run: Run, feature: StoredFeature, layer: int, ids: set[str], spec: QualitySpec, given: Views
 ) -> ViewStates:
     """Read every view of those of some samples that have all of them at a layer."""
     read = [_matrix(store, run, feature, layer, name) for name in given.conditions]
@@ -70,7 +73,7 @@ def views(
 
 
 def chosen(stored: npt.NDArray[np.str_], ids: set[str] | None, spec: QualitySpec) -> npt.NDArray[np.str_]:
-    """Return those stored ids that are wanted (None: all), in random order, at most `max_samples` of them."""
+    """Return those stored ids [n] that are wanted (None: all), in random order, at most `max_samples` of them."""
     wanted = [name for name in stored.tolist() if ids is None or name in ids]
     wanted.sort(key=lambda name: hashlib.blake2b(f"{spec.seed}:{name}".encode(), digest_size=16).digest())
     return np.array(wanted[: spec.max_samples], dtype=str)
@@ -84,7 +87,7 @@ def conditions(store: Store, run: Run, spec: QualitySpec) -> list[str]:
     return [name for name in stored if name == CLEAN or PERTURBED.fullmatch(name)]
 
 
-def augmentations(store: Store, run: Run, feature: Feature) -> list[Views]:
+def augmentations(store: Store, run: Run, feature: StoredFeature) -> list[Views]:
     """List the ways to augment whose views hold a feature, each with its views in order.
 
     Names end in a hash of all parameters, the view's number among them, where one is not at its default: which views
@@ -108,7 +111,7 @@ def _way(store: Store, run: Run, name: str, suffix: str | None) -> str:
     return f"augment-{digest({key: value for key, value in given.items() if key != 'number'})[:8]}"
 
 
-def view_layers(store: Store, run: Run, feature: Feature, given: Views) -> list[int]:
+def view_layers(store: Store, run: Run, feature: StoredFeature, given: Views) -> list[int]:
     """List the layers of a feature that every view holds."""
     stored = [
         set(one.layers)
@@ -125,7 +128,7 @@ def samples_of(store: Store, run: Run, data: str) -> set[str]:
 
 
 def paired(
-    store: Store, runs: tuple[Run, Run], data: str, features: tuple[Feature, Feature], spec: QualitySpec
+    store: Store, runs: tuple[Run, Run], data: str, features: tuple[StoredFeature, StoredFeature], spec: QualitySpec
 ) -> tuple[dict[int, States], dict[int, States]]:
     """Read the states by layer of two runs, row i of both being of one sample, at most `max_samples` of them.
 
@@ -148,7 +151,7 @@ def shared(store: Store, runs: tuple[Run, Run], ids: Sequence[npt.NDArray[np.str
     """Pair the samples of two runs: by id where they have some in common, else, for other tokenizers, by prompt.
 
     Returns:
-        Places of the paired samples in the first and the second of `ids`, in the order of the first.
+        Places of the paired samples in the first and the second of `ids`, int64 [pairs] each, in the order of the first.
     """
     names: list[list[str | None]] = [own.tolist() for own in ids]
     if not set(names[0]) & set(names[1]):
@@ -169,7 +172,7 @@ def _prompts(store: Store, run: Run, ids: list[str]) -> list[str | None]:
 
 
 def _matrix(
-    store: Store, run: Run, feature: Feature, layer: int, condition: str
+    store: Store, run: Run, feature: StoredFeature, layer: int, condition: str
 ) -> tuple[npt.NDArray[np.str_], States]:
     found = store.matrix(run, layer, feature.pooling, site=feature.site, condition=condition)
     broken = int((~np.isfinite(found.values)).any(axis=1).sum())

@@ -68,7 +68,7 @@ def refuse_constant(x: npt.NDArray[np.floating]) -> None:
 
 
 def constant(x: npt.NDArray[np.floating]) -> bool:
-    """Tell whether all rows are the same."""
+    """Tell whether all rows [n, d] are the same."""
     return not (x[1:] != x[:1]).any()
 
 
@@ -109,7 +109,10 @@ def entropy_slope(values: Floats, alpha: float) -> Floats:
 
 
 def rank_entropy(values: Floats) -> float:
-    """Logarithm of the effective rank (Roy & Vetterli 2007): the entropy of the singular values' shares."""
+    """Logarithm of the effective rank (Roy & Vetterli 2007): the entropy, nats, of the singular values' shares.
+
+    Of eigenvalues [r] that sum to 1.
+    """
     shares = np.sqrt(values) / np.sqrt(values).sum()
     return float(-(shares * np.log(shares)).sum())
 

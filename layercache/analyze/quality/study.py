@@ -20,9 +20,10 @@ from layercache.analyze.tables import Key
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import QualitySpec
-from layercache.store.layout import CLEAN, Feature, RowsInfo, Run
+from layercache.store.layout import CLEAN, RowsInfo, Run
 from layercache.store.reader import Store
 from layercache.store.results import Outcome
+from layercache.store.stored import StoredFeature
 
 _VIEWS = (
     "no run holds two views of its prompts (conditions augment-1, augment-2): run `layercache extract --augment 2` first"
@@ -59,7 +60,7 @@ def quality(store: Store, spec: QualitySpec, progress: Progress) -> Outcome:
             bar.advance()
     for note in found.notes():
         progress.note(note)
-    names.refuse_nothing(found, spec, asked, dict.fromkeys(OF_VIEWS, _VIEWS))
+    names.refuse_nothing(found, asked, dict.fromkeys(OF_VIEWS, _VIEWS))
     if asked is None and not any(row["metric"] in OF_VIEWS for row in found.rows):
         progress.note(f"no {', '.join(OF_VIEWS)}: {_VIEWS}")
     return Outcome(tables.results(found.rows), tables.joined(found.scores))
@@ -88,7 +89,7 @@ def _steps(
 ) -> Iterator[_Step]:
     """Yield the pieces of work: a data set's token statistics, a feature under a condition, its views, a pair of runs."""
     of_states = wanted({**OF_STATES, **OF_PAIRS, **OF_VIEWS}, asked)
-    features: dict[str, list[Feature]] = {}
+    features: dict[str, list[StoredFeature]] = {}
     for run in {run.id: run for run, _ in pairs}.values():
         try:
             features[run.id] = select.features(store, run, spec) if of_states else []
@@ -121,7 +122,7 @@ def _tokens(work: _Work, run: Run, info: RowsInfo, condition: str) -> None:
     work.found.rows += tokens.summarise(work.store, run, ids, condition, work.names, work.spec, key)
 
 
-def _states(work: _Work, run: Run, info: RowsInfo, condition: str, feature: Feature) -> None:
+def _states(work: _Work, run: Run, info: RowsInfo, condition: str, feature: StoredFeature) -> None:
     """Look at each layer of a feature under a condition, and compare its layers."""
     metrics = wanted(OF_STATES, work.names)
     compared = wanted(OF_PAIRS, work.names) if _compared(work.spec, condition) else []
@@ -175,7 +176,7 @@ _COMPUTE: dict[str, Callable[[States, QualitySpec], dict[str, Estimate]]] = {
 }
 
 
-def _augmented(work: _Work, run: Run, info: RowsInfo, feature: Feature, way: Views) -> None:
+def _augmented(work: _Work, run: Run, info: RowsInfo, feature: StoredFeature, way: Views) -> None:
     """Look at the views of a data set's prompts, layer by layer."""
     metrics = wanted(OF_VIEWS, work.names)
     where = f"{run.id}, {info.name}, {feature.pooling}, {way.name}"
@@ -207,7 +208,7 @@ def _augmented(work: _Work, run: Run, info: RowsInfo, feature: Feature, way: Vie
     work.found.add(every)
 
 
-def _runs(work: _Work, a: Run, b: Run, data: str, feature: Feature, other: Feature) -> None:
+def _runs(work: _Work, a: Run, b: Run, data: str, feature: StoredFeature, other: StoredFeature) -> None:
     """Compare the layers of two runs on the samples that both have."""
     metrics = wanted(OF_PAIRS, work.names)
     where = f"{a.id} and {b.id}, {data}, {feature.pooling}"

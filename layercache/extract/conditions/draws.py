@@ -17,5 +17,5 @@ def uniforms(n: int, *key: object) -> np.ndarray:
 
 
 def choose(items: np.ndarray, k: int, numbers: np.random.Generator) -> np.ndarray:
-    """Return k different ones of n items, in their order, every set of k equally likely."""
+    """Return k different ones of n items [n], in their order, every set of k equally likely: [k], of the same dtype."""
     return items[np.sort(np.argsort(numbers.random(len(items)), kind="stable")[:k])]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from layercache.conditions import Settings
-from layercache.dataset import Prompt
 from layercache.extract.tokenize import Sample, Samples, special_ids
+from layercache.template import Prompt
 
 
 class LeftOut(NamedTuple):
@@ -55,7 +55,7 @@ class Given:
 
     @cached_property
     def ordinary(self) -> np.ndarray:
-        """The ids of the vocabulary that are not special: int32, ascending."""
+        """The ids of the vocabulary that are not special: int32 [ids], ascending."""
         size = len(self.tokenizer) if self.vocabulary is None else self.vocabulary
         special = special_ids(self.tokenizer)
         ids = {number for number in self.tokenizer.get_vocab().values() if number < size} - special
@@ -71,6 +71,6 @@ class Given:
         return found
 
     def text(self, tokens: np.ndarray, special: np.ndarray) -> str:
-        """Return what tokens say: the text as a tokenizer would take it, so without the special ones it adds."""
+        """Return what tokens say, int [n]: the text as a tokenizer would take it, so without the special ones, bool [n]."""
         ids = tokens if self.chat else tokens[~special]
         return str(self.tokenizer.backend_tokenizer.decode(ids.tolist(), skip_special_tokens=False))

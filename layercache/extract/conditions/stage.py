@@ -18,10 +18,9 @@ from layercache.extract import select
 from layercache.extract.conditions.change import change
 from layercache.extract.conditions.given import Given, LeftOut
 from layercache.extract.forward import Absent
-from layercache.extract.rows import not_run_columns
+from layercache.extract.sample_tables import not_run_columns
 from layercache.extract.summary import ConditionSummary
 from layercache.extract.tokenize import Sample, Samples
-from layercache.outputs import WHOLE_PROMPT
 from layercache.recipe import ExtractSpec
 from layercache.store.holdings import Holdings, Outputs
 from layercache.store.layout import Run
@@ -45,10 +44,6 @@ def asked(spec: ExtractSpec, samples: Samples, blocks: int, more: Iterable[str] 
     more = set(more)
     known = {name for sample in samples.distinct.values() for name in (*sample.spans, *sample.absent)} | more
     settings = spec.condition_settings()
-    if settings.control_from != WHOLE_PROMPT and settings.control_from not in known:
-        raise RecipeError(
-            f"control_from needs a span {settings.control_from!r}; the spans are {', '.join(sorted(known)) or 'none'}"
-        )
     found = [conditions.parse(name, known) for name in spec.condition_names()]
     for one in found:
         if one.layers is not None and one.layers[1] > blocks:

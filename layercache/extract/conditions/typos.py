@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from layercache.conditions import ANSWER, EXACT_ANSWER
-from layercache.dataset import Prompt
 from layercache.extract.conditions.draws import choose
+from layercache.template import Prompt
 
 _WORD = re.compile(r"[^\W_]{4,}")
 _MOST = 10
@@ -43,10 +43,6 @@ class Edit(NamedTuple):
     start: int
     end: int
     new: str
-
-
-Change = Callable[[str, int, int, float, np.random.Generator], "list[Edit]"]
-"""Text, the start and end of a word in it, the share of its characters and what is drawn from → what to change."""
 
 
 def view(prompt: Prompt, rate: float, numbers: np.random.Generator) -> Prompt:

@@ -18,12 +18,14 @@ import polars as pl
 import pyarrow as pa
 
 from layercache import splits
+from layercache.chosen import by_validation
 from layercache.dataset import Dataset
 from layercache.errors import RecipeError
 from layercache.extract import checkpoint, fingerprint, model, quantize
 from layercache.extract.finetune import examples, results, train
 from layercache.extract.finetune.examples import Examples
 from layercache.extract.finetune.grid import BASE, Cell, Grid, cells, open_grid
+from layercache.extract.job import planned
 from layercache.extract.model import Plan
 from layercache.groups import TEST, TRAIN, VALIDATION
 from layercache.progress import Progress
@@ -54,6 +56,11 @@ class Tuned:
     pending: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """The line of the table of the adapter that the rows to validate on choose; None without such rows."""
+        return by_validation(self.table.filter("trained"))
 
     def arrow(self) -> pa.Table:
         """Return the table for printing and writing."""
@@ -136,17 +143,12 @@ def _prepare(
     texts = extraction.choices if spec.choices is None else spec.choices
     if not texts:
         raise RecipeError('finetune needs answers to choose from: set extract.choices, as [" true", " false"]')
-    found = checkpoint.find(model_spec.model, model_spec.revision, trust_remote_code=extraction.trust_remote_code)
-    quantized = model_spec.quantize or extraction.quantize
-    plan = model.plan(
-        found,
-        device=extraction.device,
-        dtype=model_spec.dtype or extraction.dtype,
-        attn=model_spec.attn or extraction.attn,
-        quantized=quantized,
-        device_map=extraction.device_map,
+    # A base, whatever adapter is named; and neither compiled nor held to what extraction may take of a device.
+    plan = planned(
+        model_spec.model_copy(update={"adapter": None}),
+        extraction.model_copy(update={"compile": False, "max_memory": []}),
     )
-    tokenizer = model.load_tokenizer(found)
+    tokenizer = model.load_tokenizer(plan.checkpoint)
     groups = splits.groups_of(data, splits.kept_together(data, spec.group_by))
     parts = splits.parts(data, groups)
     given = examples.make(
@@ -163,9 +165,8 @@ def _prepare(
     apart = sum(part is None for part in parts)
     if apart:
         notes.append(f"{apart:,} rows are of no split, or share what must not straddle with rows tested on: not used")
-    name = found.name if quantized is None else f"{found.name}-{quantized}"
-    shared = _shared(plan, quantized, given, spec)
-    return _Job(plan, tokenizer, given, open_grid(out, name, data.name, shared)), notes
+    grid = open_grid(out, plan.name, data.name, _shared(plan, given, spec))
+    return _Job(plan, tokenizer, given, grid), notes
 
 
 def _verbs(given: Examples) -> list[tuple[str, str]]:
@@ -173,14 +174,14 @@ def _verbs(given: Examples) -> list[tuple[str, str]]:
     return [(part, verb) for part, verb in every if given.of(part)]
 
 
-def _shared(plan: Plan, quantized: str | None, given: Examples, spec: FinetuneSpec) -> dict[str, Any]:
+def _shared(plan: Plan, given: Examples, spec: FinetuneSpec) -> dict[str, Any]:
     """Everything besides a cell's own settings that changes an adapter."""
     found = plan.checkpoint
     return {
         "weights": fingerprint.weights_sha256(found.weights),
         "config": fingerprint.config_sha256(found.raw_config),
         "dtype": plan.dtype_name,
-        "quantization": quantize.identity(quantized),
+        "quantization": quantize.identity(plan.quantized),
         "attention": plan.attention,
         "rows": given.digest(),
         "choices": given.texts,

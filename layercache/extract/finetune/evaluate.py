@@ -58,6 +58,9 @@ def accuracy(scores: Floats, examples: Sequence[Example]) -> dict[str, float | i
     """Return the share of examples whose right answer is the most probable choice, its mean surprisal, and their number.
 
     Of equally probable choices the first one counts.
+
+    Args:
+        scores: log-probabilities, float64 [examples, choices], nats, as `log_probabilities` gives them.
     """
     right = np.array([one.right for one in examples])
     hits = scores.argmax(axis=1) == right

@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from layercache.choice_texts import folded
-from layercache.dataset import Dataset, as_text
+from layercache.dataset import Dataset
 from layercache.errors import DataError
 from layercache.extract import choices
 from layercache.extract.choices import Answer
 from layercache.extract.tokenize import tokenize
 from layercache.groups import TRAIN
+from layercache.template import as_text
 
 
 class Example(NamedTuple):
@@ -79,7 +78,7 @@ def make(
     kept = list({folded(text): text for text in reversed(texts)}.values())[::-1]
     if len(kept) < 2:
         raise DataError(f"finetune.choices: two answers at least are needed to choose from, not {kept}")
-    samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=truncate)
+    samples = tokenize(data.prompts, tokenizer, chat=data.chat, context=context, truncate=truncate, place=data.place)
     answers = choices.tokenize(kept, list(samples.distinct.values()), tokenizer, chat=data.chat)
     number = {folded(text): index for index, text in enumerate(kept)}
     rows: list[Example] = []
@@ -140,9 +139,3 @@ def columns(rows: Sequence[Example]) -> dict[str, list[list[int]]]:
         inputs.append([*one.tokens, *answer])
         labels.append([-100] * len(one.tokens) + answer)
     return {"input_ids": inputs, "labels": labels}
-
-
-def majority(rows: Sequence[Example], tested: Sequence[Example]) -> float:
-    """Return the accuracy of the most frequent answer of some rows on others; of equal ones the first choice's."""
-    counts = np.bincount([one.right for one in rows], minlength=len(rows[0].answers))
-    return float(np.mean([one.right == counts.argmax() for one in tested]))

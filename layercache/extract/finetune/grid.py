@@ -25,6 +25,7 @@ from layercache.store.publish import is_being_written, one_line_errors, publish_
 BASE = "base"
 RECORD = "record.json"
 FORMAT = 1
+"""The format of a cell's record."""
 ALL_LINEAR = "all-linear"
 
 

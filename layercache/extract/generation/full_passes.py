@@ -84,7 +84,7 @@ class _Keep:
 
 
 def with_tokens(sample: Sample, tokens: np.ndarray) -> Sample:
-    """Return a sample with more tokens at its end; only its tokens are of use."""
+    """Return a sample with more tokens [n] at its end; only its tokens are of use."""
     return replace(
         sample,
         tokens=np.concatenate([sample.tokens, tokens.astype(sample.tokens.dtype)]),

@@ -21,13 +21,11 @@ from layercache.extract.generation import sampling
 from layercache.extract.generation.full_passes import FullPasses
 from layercache.extract.generation.narrow import Unsupported
 from layercache.extract.generation.sampling import Settings
-from layercache.extract.generation.sweep import Sweep
 from layercache.extract.generation.sweep_check import TRIPS, choose, slow
 from layercache.extract.model import Model, Plan
 from layercache.extract.tokenize import Sample, Samples
 from layercache.extract.unembed import Unembedding
 
-Engine = Sweep | FullPasses
 _MOST_ROWS = {"cpu": 256, "cuda": 4096}
 """Rows of a batch; more make a CPU no faster."""
 
@@ -209,19 +207,19 @@ def check_model(plan: Plan, layers: Sequence[int], option: str = "--generate-lay
         )
 
 
-def check_room(samples: Samples, max_new_tokens: int, context: int | None) -> None:
+def check_room(samples: Samples, max_new_tokens: int, context: int | None, place: Callable[[int], str]) -> None:
     """Refuse prompts that leave the model no room for the text asked for.
 
     Raises:
-        DataError: names the first row (from 1) and its tokens.
+        DataError: names the first such row, as `place` does, and its tokens.
     """
     if context is None:
         return
-    for row, sample_id in enumerate(samples.of_row, start=1):
+    for row, sample_id in enumerate(samples.of_row):
         tokens = 0 if sample_id is None else len(samples.distinct[sample_id])
         if tokens + max_new_tokens > context:
             raise DataError(
-                f"row {row} has {tokens:,} tokens, and {max_new_tokens:,} new ones do not fit into the {context:,} that"
+                f"{place(row)} has {tokens:,} tokens, and {max_new_tokens:,} new ones do not fit into the {context:,} that"
                 " the model sees: use a lower --max-new-tokens, or shorten the prompt"
             )
 

@@ -29,7 +29,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return int(self._length)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        """Append tokens; return all keys and values."""
+        """Append the keys and values [rows, heads, new tokens, d] of some tokens; return those of all."""
         start, self._length = self._length, self._length + key_states.shape[-2]
         if self._length > self._keys.shape[-2]:
             self._keys, self._values = self._roomy(self._keys), self._roomy(self._values)
@@ -39,7 +39,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep some rows."""
+        """Keep some rows, int64 [kept], in that order."""
         rows = beam_idx.to(self._keys.device)
         self._keys, self._values = self._keys[rows], self._values[rows]
         self._show()

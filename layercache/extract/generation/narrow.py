@@ -27,7 +27,7 @@ def row_axis(path: str, two: tuple[int, ...], three: tuple[int, ...]) -> tuple[i
 
 
 def tensors(value: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Walk the tensors of nested tuples, lists and dicts; caches are none of these."""
+    """Walk the tensors, of any shape, of nested tuples, lists and dicts, each with its path; caches are none of these."""
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, (tuple, list)):

@@ -11,6 +11,7 @@ from layercache.report.browser.listing import DataSet
 from layercache.report.browser.scores import Score
 
 SEED = 0
+"""Of the draw of samples that nothing else chooses: a report made again shows the same ones."""
 ASKED, CHANCE = "asked for", "chosen by chance"
 _PREFIX = re.compile(r"[0-9a-f]{4,24}")
 

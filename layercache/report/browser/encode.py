@@ -72,17 +72,17 @@ def cut(text: str, most: int | None = SHORT) -> str:
 
 
 def probabilities(values: Floats) -> list[Any]:
-    """Write probabilities in parts of `WHOLE`; None where there is none. Lists as the array is nested."""
+    """Write probabilities in parts of `WHOLE`; None where there is none. Lists as the array, of any shape, is nested."""
     return integers(values * WHOLE)
 
 
 def hundredths(values: Floats) -> list[Any]:
-    """Write nats or percentage points in hundredths."""
+    """Write nats or percentage points in hundredths; lists as the array, of any shape, is nested."""
     return integers(values * 100)
 
 
 def integers(values: Floats) -> list[Any]:
-    """Round to integers; None where a value is not finite."""
+    """Round to integers; None where a value is not finite. Lists as the array, of any shape, is nested."""
     known = np.isfinite(values)
     rounded = np.where(known, np.rint(values), 0).astype(np.int64)
     found: npt.NDArray[Any] = rounded.astype(object)
@@ -91,7 +91,7 @@ def integers(values: Floats) -> list[Any]:
 
 
 def significant(values: Sequence[float | None] | Floats, digits: int = 4) -> list[float | int | None]:
-    """Round to a number of digits; None where a value is missing or not finite."""
+    """Round numbers [n] to so many digits; None where a value is missing or not finite."""
     return [None if value is None or not np.isfinite(value) else _short(float(value), digits) for value in values]
 
 

@@ -11,8 +11,9 @@ from layercache.report import samples
 from layercache.report.browser import encode
 from layercache.report.browser.encode import Tables
 from layercache.report.text import plain
-from layercache.store.layout import LensOutput, Run
+from layercache.store.layout import Run
 from layercache.store.reader import Store
+from layercache.store.stored import StoredLens
 
 MOST_TOKENS, MOST_COLUMNS, MOST_LENSES = 512, 32, 3
 """Tokens of a prompt that are shown, tokens of the lens at every token (the last ones of both), and lenses of one token."""
@@ -22,8 +23,8 @@ _CONTINUES = "##"
 class Held(NamedTuple):
     """What a run holds that a sample can show: lenses of one token, that of every token, texts as output → layers."""
 
-    lenses: list[LensOutput]
-    grid: LensOutput | None
+    lenses: list[StoredLens]
+    grid: StoredLens | None
     texts: dict[str, list[int]]
 
     def json(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def held(store: Store, run: Run, answered: bool) -> Held:
         run: the run.
         answered: its samples are prompts with the answers that it generated, which need no panel of their own.
     """
-    single: dict[str, LensOutput] = {}
+    single: dict[str, StoredLens] = {}
     for lens in sorted(samples.lenses(store, run), key=samples.preference, reverse=True):
         single.setdefault(lens.position_name, lens)
     grids = samples.grids(store, run)
@@ -80,7 +81,7 @@ def read(
     """Read a run's tables: tokens of the samples `listed`, lenses of those shown whole, texts of those `written`."""
     every, few, texts = ([one for one in dict.fromkeys(ids) if one is not None] for ids in (listed, whole, written))
 
-    def lens(one: LensOutput, most: int) -> dict[str, pl.DataFrame]:
+    def lens(one: StoredLens, most: int) -> dict[str, pl.DataFrame]:
         return _by_sample(store, "report_browser_lens", few, run=run.id, output=one.output, most=most)
 
     known = store.samples(run).filter(pl.col("sample_id").is_in(every))
@@ -156,7 +157,7 @@ def _by_sample(store: Store, query: str, ids: list[str], **values: object) -> di
     return {str(key[0]): part for key, part in parts.items()}
 
 
-def _lens(lens: LensOutput, own: pl.DataFrame | None, tables: Tables) -> dict[str, Any] | None:
+def _lens(lens: StoredLens, own: pl.DataFrame | None, tables: Tables) -> dict[str, Any] | None:
     """Return, by layer, the most probable tokens `top` and their probabilities `p`, the entropy `h` and the target."""
     if own is None:
         return None
@@ -177,7 +178,7 @@ def _lens(lens: LensOutput, own: pl.DataFrame | None, tables: Tables) -> dict[st
     return found
 
 
-def _grid(lens: LensOutput, own: pl.DataFrame | None, tables: Tables) -> dict[str, Any] | None:
+def _grid(lens: StoredLens, own: pl.DataFrame | None, tables: Tables) -> dict[str, Any] | None:
     """Return `positions`, and by layer and position the most probable token, its probability and the entropy."""
     if own is None:
         return None

@@ -11,6 +11,7 @@ from layercache.store.layout import RowsInfo, Run
 from layercache.store.reader import Store
 
 LABEL_TEXT = 120
+"""Characters shown of a label."""
 _BOUNDARY = " \n\t"
 
 

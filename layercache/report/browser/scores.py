@@ -157,14 +157,14 @@ def _texts(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Score
 
 
 def aligned(data: DataSet, scored: pl.DataFrame, column: str) -> encode.Floats:
-    """Return a value for each row of a data set, NaN where there is none."""
+    """Return a value for each row of a data set, float64 [rows], NaN where there is none."""
     own = scored.select("row", pl.col(column).cast(pl.Float64).alias("value")).unique("row", keep="first")
     values = data.rows.select("row").join(own, on="row", how="left", maintain_order="left")["value"]
     return values.fill_null(float("nan")).to_numpy()
 
 
 def descending(values: encode.Floats) -> list[int]:
-    """Return the places of values from the largest on; of equal ones the first; those that are not finite left out."""
+    """Return the places of values [n] from the largest on; of equal ones the first; those that are not finite left out."""
     order = np.argsort(-values, kind="stable")
     return [int(place) for place in order if np.isfinite(values[place])]
 

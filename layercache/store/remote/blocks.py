@@ -18,6 +18,7 @@ from typing import NamedTuple
 from layercache import quantities
 
 BLOCK = 4096
+"""Bytes that are fetched, kept and checked together."""
 _STAMP = 4
 _DEFAULT_SIZE = "10GB"
 _SLACK = 0.9

@@ -166,7 +166,11 @@ def for_all(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 
 def whole(remote: Remote) -> Path:
-    """Return an object as a file of the cache, for what has to be mapped; it may be removed once it is open."""
+    """Return an object as a file of the cache, for what has to be mapped; it may be removed once it is open.
+
+    Raises:
+        StoreError: the object is not the one that was listed any more, or the bucket cannot be read.
+    """
     path = remote.cache.path(
         str(remote.client.address), remote.client.address.endpoint, remote.key, remote.etag, "file"
     )

@@ -26,8 +26,6 @@ from layercache.store.remote.client import Object
 from layercache.store.remote.index import Held
 from layercache.store.remote.keys import Kind
 
-_CHUNK = 8 * 2**20
-
 
 def publish_folder(bucket: Bucket, staged: Path, final: Path) -> bool:
     """Put a staged folder into the bucket, then into the mirror.
