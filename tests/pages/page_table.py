@@ -21,7 +21,7 @@ _TWO_CELLS = "--set data.limit=100 --set finetune.r=1,2 --set finetune.alpha=0,8
 _EIGHT_FILMS = "--set data.limit=8 --set models=demo"
 _FILMS = "--set data.limit=40 --set extract.layers=0,1,2"
 SMALLER = {
-    "run demo": f"--set data.0.limit=40 --set data.1.limit=20 --set extract.pooling=last {_PROBE}",
+    "run demo": f"--set data.0.limit=40 --set data.1.limit=20 {_PROBE}",
     "run movies": f"--set data.limit=40 --set extract.pooling=last {_PROBE}",
     "run films.toml": f"{_FILMS} {_PROBE}",
     "run layer_generation": "--set data.0.limit=6 --set data.1.limit=6 --set extract.max_new_tokens=4",
@@ -30,7 +30,7 @@ SMALLER = {
     "run representation_quality": "--set data.0.limit=40 --set data.1.limit=12 --set models=demo:middle,demo"
     f" --set extract.conditions=repeat-0.5,truncate-16 {_PROBE} --set analyze.1.folds=2 --set analyze.1.bootstrap=50"
     " --set analyze.2.bootstrap=50 --set analyze.3.bootstrap=50 --set analyze.4.bootstrap=50",
-    "extract demo": "--set data.0.limit=40 --set data.1.limit=20 --set extract.pooling=last",
+    "extract demo": "--set data.0.limit=40 --set data.1.limit=20",
     "extract movies": _EIGHT_FILMS,
     "extract films.toml": _FILMS,
     "extract boolq_lora": f"{_TWO_CELLS} --set extract.pooling=last",
@@ -141,12 +141,14 @@ TABLE = {
         files=("docs", "films.csv", "action.csv", "states.npy", "gpt2", "my-llama", "llama", LLAMA),
         needs="hub",
         programs=PLANNED,
+        not_run={"layercache finetune boolq_lora --set": RARELY},
         before=(
             f"layercache extract --store llama-store --model {LLAMA} --data films.csv --prompt '{{title}}' --limit 4",
             "mkdir -p mnt/shared machine-a machine-b",
             "cp -r llama-store mnt/shared/store",
             "cp -r llama-store machine-a/store",
             "cp -r llama-store machine-b/store",
+            "layercache push hf://datasets/me/films-layers --store llama-store",
         ),
         about={
             "layercache analyze text": "generation-store",
@@ -160,13 +162,18 @@ TABLE = {
             "layercache finetune": "boolq-store",
             "layercache pull": "films-store",
             "layercache rm demo --condition": "truth-store",
-            "layercache push": "llama-store",
+            "layercache push": "movies-store",
             "layercache": "demo-store",
         },
         instead={
             "/mnt/shared": "mnt/shared",
-            "sample=…": 'sample="$(layercache sql --format csv "SELECT min(sample_id) FROM samples" | tail -n 1)"',
-            "3f…": '"$(layercache sql --format csv "SELECT min(sample_id) FROM samples" | tail -n 1)"',
+            "sample=…": 'sample="$(layercache sql --format csv "SELECT min(sample_id) FROM rows WHERE data = 'movies'" | tail -n 1)"',
+            "-o llama": "-o exported",
+            "-o films.toml": "-o early.toml",
+            "rm demo-early": "rm --yes demo-early",
+            "knockout-question": "knockout-subject",
+            'eval "$(layercache completion zsh)"': "layercache completion zsh",
+            "3f…": '"$(layercache sql --format csv "SELECT min(sample_id) FROM rows WHERE data = 'movies'" | tail -n 1)"',
             "layercache completion fish | source": "layercache completion fish",
         },
     ),
