@@ -102,6 +102,9 @@ ONE_CELL = (
     " --set extract.layers=0,1 --set extract.pooling=last --set analyze.0.folds=2 --set analyze.0.bootstrap=50"
 )
 FEW = "--set models=demo --set data.0.limit=24 --set data.1.limit=4"
+A_SAMPLE = (
+    """"$(layercache sql --format csv "SELECT min(sample_id) FROM rows WHERE data = 'movies'" | tail -n 1)" """.strip()
+)
 PARALLEL = 'head -n 1 > .first; sh -c "$(cat .first)"'
 """Jobs of a plan differ by a number: the first is run."""
 PLANNED = {"parallel": PARALLEL, "sbatch": 'cat "${1:-/dev/stdin}" > .script; SLURM_ARRAY_TASK_ID=0 bash .script'}
@@ -167,13 +170,13 @@ TABLE = {
         },
         instead={
             "/mnt/shared": "mnt/shared",
-            "sample=…": 'sample="$(layercache sql --format csv "SELECT min(sample_id) FROM rows WHERE data = 'movies'" | tail -n 1)"',
+            "sample=…": f"sample={A_SAMPLE}",
             "-o llama": "-o exported",
             "-o films.toml": "-o early.toml",
             "rm demo-early": "rm --yes demo-early",
             "knockout-question": "knockout-subject",
             'eval "$(layercache completion zsh)"': "layercache completion zsh",
-            "3f…": '"$(layercache sql --format csv "SELECT min(sample_id) FROM rows WHERE data = 'movies'" | tail -n 1)"',
+            "3f…": A_SAMPLE,
             "layercache completion fish | source": "layercache completion fish",
         },
     ),
