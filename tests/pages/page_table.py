@@ -244,7 +244,7 @@ TABLE = {
     ),
     "docs/recipes.md": Page(files=("films.csv", "gpt2", LLAMA), recipe="films.toml"),
     "docs/report.md": Page(
-        stores=("demo-store",),
+        stores=("demo-store", "generation-store"),
         files=("docs",),
         speaks_of="demo-store",
         not_run={"python benchmarks/report.py": SCRIPT},

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from layercache import cli, recipe, study
-from layercache.report import again, figures
+from layercache.report import again, plots
 from layercache.store import reader, recipes, results
 from layercache.store.schema import RESULTS, arrow_schema
 
@@ -86,6 +86,6 @@ def test_every_setting_has_an_option_or_is_known_to_have_none() -> None:
 
 def test_every_plot_that_is_named_can_be_drawn() -> None:
     named = {plot for _, plots in again.PARTS.values() for plot in plots}
-    assert named <= set(figures.PLOTS)
-    assert set(figures.PLOTS) - named == {"tokens", "lens"}
+    assert named <= set(plots.PLOTS)
+    assert set(plots.PLOTS) - named == {"tokens", "lens"}
     assert {kind for kinds, _ in again.PARTS.values() for kind in kinds} == set(recipe.ANALYSES)
