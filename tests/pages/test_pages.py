@@ -228,7 +228,7 @@ def test_every_command_of_a_page_runs(
 ) -> None:
     page, text = TABLE[name], TEXTS[name]
     if not page.charts:
-        monkeypatch.setattr(report, "write_charts", lambda _store, _folder: [])
+        monkeypatch.setattr(report, "write_charts", lambda *_: [])
     environment = request.getfixturevalue(page.needs) if page.needs else {}
     reader = Reader(tmp_path, page, call, studies, environment)
     reader.prepare()
