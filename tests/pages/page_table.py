@@ -27,7 +27,7 @@ SMALLER = {
     "run layer_generation": "--set data.0.limit=6 --set data.1.limit=6 --set extract.max_new_tokens=4",
     "run truth_pathways": f"--set data.limit=80 --set analyze.0.noise=10 --set analyze.0.repeats=1 {_PROBE}",
     "run boolq_lora": f"{_TWO_CELLS} {_PROBE} --set extract.pooling=last",
-    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=12 --set models=demo:middle,demo"
+    "run representation_quality": "--set data.0.limit=40 --set data.1.limit=40 --set models=demo:middle,demo"
     f" --set extract.conditions=repeat-0.5,truncate-16 {_PROBE} --set analyze.1.folds=2 --set analyze.1.bootstrap=50"
     " --set analyze.2.bootstrap=50 --set analyze.3.bootstrap=50 --set analyze.4.bootstrap=50",
     "extract demo": "--set data.0.limit=40 --set data.1.limit=20",
@@ -140,6 +140,7 @@ TABLE = {
         speaks_of="s3://my-bucket/films",
     ),
     "docs/cli.md": Page(
+        torture=True,
         stores=("demo-store", "movies-store", "generation-store", "truth-store"),
         files=("docs", "films.csv", "action.csv", "states.npy", "gpt2", "my-llama", "llama", LLAMA),
         needs="hub",
@@ -242,7 +243,7 @@ TABLE = {
             "python benchmarks/ray_engine.py": SCRIPT,
         },
     ),
-    "docs/recipes.md": Page(files=("films.csv", "gpt2", LLAMA), recipe="films.toml"),
+    "docs/recipes.md": Page(files=("films.csv", "gpt2", LLAMA), recipe="films.toml", speaks_of="films-store"),
     "docs/report.md": Page(
         stores=("demo-store", "generation-store"),
         files=("docs",),
