@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -104,64 +103,6 @@ def test_the_page_about_how_it_is_built_names_every_module(package: str) -> None
     assert {name for name in modules - named if not name.startswith(opened)} == set()
     packages = {path.parent.name for path in (ROOT / "layercache").glob("*/__init__.py")}
     assert {name for name in packages if f"`{name}/`" not in text} == set()
-
-
-def _commands(text: str) -> list[str]:
-    """List the command lines of code blocks, continued lines and quoted newlines joined, as a shell would read them."""
-    found = []
-    for block in _blocks(text):
-        lines = iter(block)
-        for line in lines:
-            if not re.match(r"(\w+=\S+ )*layercache ", line):
-                continue
-            while line.endswith("\\") or _open(line):
-                line = (line[:-1] + " " if line.endswith("\\") else line + "\n") + next(lines)
-            found.append(line)
-    return found
-
-
-def _blocks(text: str) -> list[list[str]]:
-    """List the lines of every code block that names no language but the shell's."""
-    found: list[list[str]] = []
-    language: str | None = None
-    for line in text.splitlines():
-        if line.startswith("```"):
-            language = None if language is not None else line[3:]
-            found += [[]] if language in {"", "sh"} else []
-        elif language in {"", "sh"}:
-            found[-1].append(line)
-    return found
-
-
-def _open(line: str) -> bool:
-    try:
-        shlex.split(line, comments=True)
-    except ValueError:
-        return True
-    return False
-
-
-DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
-
-
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "docs/cli.md"])
-def test_every_command_of_a_document_is_one(document: str) -> None:
-    """Options and values are those the command takes; what it then does is tested elsewhere."""
-    for line in _commands((ROOT / document).read_text()):
-        words = shlex.split(line, comments=True)
-        words = words[words.index("layercache") + 1 :]
-        ends = [index for index, word in enumerate(words) if word in {"|", ">", "&&", ";", "&"} or word.startswith(">")]
-        words = words[: ends[0]] if ends else words
-        if words[0].startswith("-"):
-            continue
-        command = cli.get_command(click.Context(cli), words[0])
-        assert command is not None, line
-        try:
-            command.make_context(words[0], words[1:])
-        except click.exceptions.Exit:
-            pass  # --help
-        except click.ClickException as error:
-            raise AssertionError(f"{document}: {line}: {error.format_message()}") from error
 
 
 def test_the_tables_of_recipe_keys_are_current_and_whole() -> None:

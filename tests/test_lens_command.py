@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -151,17 +150,3 @@ def test_a_parquet_answer_is_a_table(call: Call, films: Path, tmp_path: Path) ->
     table = pq.read_table(out)
     assert table["layer"].to_pylist() == [0, 0, 6, 6]
     assert "target_token" in table.column_names
-
-
-def test_the_readmes_questions_are_answered(call: Call) -> None:
-    """On a few rows of the demo study, which keeps its heads."""
-    readme = (Path(__file__).parents[1] / "docs" / "lens.md").read_text()
-    lines = [line for line in readme.splitlines() if line.startswith("layercache lens")]
-    assert lines
-    few = [part for n in (0, 1) for part in ("--set", f"data.{n}.limit=4")]
-    done = call("extract", "-q", "demo", "--store", "demo-store", *few, "--set", "models=demo")
-    assert done.code == 0, done.err
-    for line in lines:
-        called = call(*shlex.split(line)[1:])
-        assert called.code == 0, called.err
-        assert "entropy" in called.out

@@ -82,7 +82,7 @@ def analyze(
     layercache analyze probe --labels rating --pooling last@prompt
     layercache analyze probe_depth --labels certificate --measures selectivity,mdl --control-by director
     layercache analyze probe entropy compare
-    layercache analyze text --answer golden_answers --bertscore-model minilm
+    layercache analyze text --data qa --answer golden_answers --bertscore-model minilm
     layercache analyze delta_p --conditions knockout-subject,control-subject
     layercache analyze quality --pooling mean@prompt --metrics dataset_entropy,cka
     """
@@ -132,8 +132,8 @@ def lens(run_name: str, fmt: str, store: Path, quiet: bool, **settings: Any) -> 
     RUN was extracted with --save-head. Means by layer are over samples; entropies and log-probabilities in nats.
 
     \b
-    layercache lens demo --token " PG" --token " 15" --layers 0,2,4,6
-    layercache lens demo --sample 3f… --top-k 3
+    layercache lens demo --data movies --token " Teen" --token " Guidance" --layers 0,2,4,6
+    layercache lens demo --data movies --sample 3f… --top-k 3
     """
     from layercache import table
     from layercache.analyze import lens as lenses

@@ -43,7 +43,7 @@ def show(run_name: str, store: Path, as_json: bool) -> None:
     RUN is a run's id, the beginning of one, or a model's name.
 
     \b
-    layercache show demo --store demo-store
+    layercache show demo --store movies-store
     """
     from layercache import listing
     from layercache.store import reader

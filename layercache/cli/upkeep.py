@@ -165,7 +165,7 @@ def rm(run_name: str, condition: str | None, yes: bool, store: Path, quiet: bool
     It cannot be undone: extract and analyze make both again, with the model.
 
     \b
-    layercache rm demo-early --store demo-store
+    layercache rm demo-early --store movies-store
     layercache rm demo --condition knockout-question --yes
     """
     from layercache import quantities
