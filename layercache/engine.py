@@ -33,6 +33,8 @@ _DIAL, _JOIN = 5.0, 40.0
 """Seconds in which a cluster has to take a connection, and to take a driver in."""
 RETRIES = 3
 """Times that a piece of work is done again when the process that did it dies."""
+_STARTS = 3
+"""Times that Ray is started here before it is given up: it gives itself half a minute, too little for a busy machine."""
 _AHEAD = 2
 """Pieces handed over for every processor, so that none waits for the next one."""
 _JOINING = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
@@ -105,17 +107,13 @@ def each(function: Callable[[I], R], items: Iterable[I], *, what: str) -> Iterat
 
 
 def _in_order(waiting: deque[Any], further: Iterator[Any], what: str) -> Iterator[Any]:
-    import ray
-
-    try:
-        while waiting:
-            found = _taken(waiting[0], what)
-            waiting.popleft()
-            waiting.extend(islice(further, 1))
-            yield found
-    finally:
-        for one in waiting:
-            ray.cancel(one)
+    # What was begun when one fails is let be: cancelling a piece in the moment that it ends makes Ray abort this process
+    # (a check in its C++ fails), and no more than a few for every processor are under way.
+    while waiting:
+        found = _taken(waiting[0], what)
+        waiting.popleft()
+        waiting.extend(islice(further, 1))
+        yield found
 
 
 def _taken(result: Any, what: str) -> Any:
@@ -225,12 +223,34 @@ def _connect(address: str | None, cpus: int | None, temp: Path | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None or address == "local":
         started = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        with _hushed():
-            ray.init("local", _temp_dir=None if temp is None else str(temp.resolve()), **started, **quiet)
+        _start(temp, {**started, **quiet})
         return True
     with _hushed():
         ray.init(address, **quiet)
     return True
+
+
+def _start(temp: Path | None, settings: dict[str, Any]) -> None:
+    """Start Ray on this machine.
+
+    Raises:
+        LayercacheError: it does not come up.
+    """
+    import ray
+
+    for attempt in range(_STARTS):
+        try:
+            with _hushed():
+                ray.init("local", _temp_dir=None if temp is None else str(temp.resolve()), **settings)
+            return
+        except Exception as error:  # Ray says so by an error of no class of its own.
+            reason = " ".join(str(error).split())
+            if attempt == _STARTS - 1:
+                raise LayercacheError(
+                    f"Ray could not be started on this machine ({reason}): run the same command when it is less busy, or"
+                    " without --engine ray"
+                ) from error
+            ray.shutdown()
 
 
 @contextmanager

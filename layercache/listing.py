@@ -62,6 +62,23 @@ def answered_prompts(store: Store, run: Run) -> set[str] | None:
     return {sample for sample, holders in held.holders.items() if all(texts[index] for index in holders)}
 
 
+def forward_passes(store: Store, run: Run) -> dict[str, int]:
+    """Return, by condition, how many samples a run put through the model for what is captured of them.
+
+    A sample counts once under a condition, however many outputs were captured of it, as it does in what an extraction
+    into an empty store says (`extract.summary.Summary.forward_passes`). Two things are held and no passes: prompts of
+    which only the answer is kept (text costs a pass a token, and is counted in tokens), and samples that a condition
+    leaves out.
+    """
+    prompts = list(answered_prompts(store, run) or ())
+    found = {}
+    for name in store.conditions(run):
+        # What is left out has no token.
+        samples = store.samples(run, name).filter(pl.col("n_tokens") > 0)
+        found[name] = len(samples.filter(~pl.col("sample_id").is_in(prompts)) if name == CLEAN else samples)
+    return found
+
+
 def _bytes(shards: list[ShardInfo]) -> int:
     return sum(file.bytes for shard in shards for file in shard.files.values())
 

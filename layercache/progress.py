@@ -7,12 +7,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 _BAR = 24
 """Characters of a bar."""
+SHORT = 1.0
+"""Seconds of work that nobody needs to be told of."""
 
 
 class Task:
@@ -57,6 +60,66 @@ class Once(Progress):
         if text not in self._said:
             self._said.add(text)
             self._inner.note(text)
+
+
+class Patient(Progress):
+    """Passes on notes as they are, and tasks once they have taken a second: for work that mostly ends at once."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.note = inner.note  # type: ignore[method-assign]
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
+        """Open a piece of work of `total` units."""
+        with self._inner.task(title, total, unit) as task:
+            yield _PatientTask(task)
+
+
+class _PatientTask(Task):
+    """Keeps what was done to itself for a second."""
+
+    def __init__(self, inner: Task) -> None:
+        self._inner = inner
+        self._start = time.monotonic()
+        self._amount = 0
+        self._counts: Counter[str] = Counter()
+
+    def advance(self, amount: int = 1, **counts: int) -> None:
+        self._amount += amount
+        self._counts.update(counts)
+        if time.monotonic() - self._start >= SHORT:
+            self._inner.advance(self._amount, **self._counts)
+            self._amount = 0
+            self._counts.clear()
+
+
+@contextmanager
+def in_bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Open a piece of work of `total` bytes, shown in the largest unit that still moves.
+
+    Yields:
+        What is told of bytes as they are done; at the end all of them are.
+    """
+    unit, size = ("MB", 10**6) if total >= 10**7 else ("kB", 10**3)
+    units = -(-total // size)
+    if not units:
+        yield lambda nbytes: None
+        return
+    done = shown = 0
+    with progress.task(title, units, unit=unit) as task:
+
+        def moved(nbytes: int) -> None:
+            nonlocal done, shown
+            done += nbytes
+            if (step := min(done, total) // size - shown) > 0:
+                shown += step
+                task.advance(step)
+
+        yield moved
+        # What was read of pieces is known to about a row group: at its end the work is whole.
+        if shown < units:
+            task.advance(units - shown)
 
 
 class Held(Progress):
@@ -124,6 +187,9 @@ class _LineTask(Task):
     def _show(self, elapsed: float) -> None:
         print(self.line(elapsed), file=self._stream, flush=True)
 
+    def clear(self) -> None:
+        """Make room for another line."""
+
     def close(self) -> None:
         """End what is shown, also of work that was not finished."""
 
@@ -139,6 +205,11 @@ class _BarTask(_LineTask):
         self._open = self._done < self._total
         print(f"\r\x1b[2K{text}", end="" if self._open else "\n", file=self._stream, flush=True)
 
+    def clear(self) -> None:
+        if self._open:
+            print("\r\x1b[2K", end="", file=self._stream, flush=True)
+            self._open = False
+
     def close(self) -> None:
         if self._open:
             print(file=self._stream, flush=True)
@@ -150,6 +221,7 @@ class TerminalProgress(Progress):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._shown: _LineTask | None = None
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "samples") -> Iterator[Task]:
@@ -159,13 +231,17 @@ class TerminalProgress(Progress):
             task = _BarTask(title, total, unit, self._stream, every=0.1)
         else:
             task = _LineTask(title, total, unit, self._stream, every=10.0)
+        before, self._shown = self._shown, task
         try:
             yield task
         finally:
             task.close()
+            self._shown = before
 
     def note(self, text: str) -> None:
-        """Print one line."""
+        """Print one line, in place of a bar that is drawn again below it."""
+        if self._shown is not None:
+            self._shown.clear()
         print(text, file=self._stream, flush=True)
 
 

@@ -4,7 +4,7 @@
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from layercache import quantities
 from layercache.hub import client
 from layercache.hub.client import Address
-from layercache.progress import Progress
+from layercache.progress import Patient, Progress, in_bytes
 from layercache.store import merge, mirror, outstanding
 from layercache.store.outstanding import Plan
 from layercache.store.publish import make_folder, one_line_errors, staging
@@ -116,7 +116,7 @@ def _copy(
     plan = outstanding.plan(source, target, asked)
     done = _planned(plan, source_name, target_name, dry_run=dry_run)
     if not dry_run:
-        with _bytes(progress, f"copy to {target_name}", done.bytes) as moved:
+        with in_bytes(progress, f"copy to {target_name}", done.bytes) as moved:
             merged = merge.carry_out(plan, moved=moved)
         done.notes = merged.notes
     return done
@@ -152,7 +152,7 @@ def _pull_from_hub(
         plan = outstanding.plan(folder, store, asked)
         done = _planned(plan, str(address), mirror.name(store), dry_run=dry_run)
         if not dry_run:
-            with _bytes(progress, f"pull from {address}", done.bytes) as moved:
+            with in_bytes(progress, f"pull from {address}", done.bytes) as moved:
                 copy.files(plan, moved)
                 merged = merge.carry_out(plan, ready=lambda step: copy.ready(step, moved))
             done.notes = merged.notes
@@ -176,26 +176,28 @@ def _push_to_hub(
     done = Transferred(mirror.name(store), str(address), dry_run)
     if private and not remote.private:
         done.notes.append(f"{address} is there already, and is public")
-    with _selected(store, asked) as chosen:
+    with _selected(store, asked, progress) as chosen:
         uploads, runs, replaced = hub_push.plan(chosen, remote)
         page = hub_push.page(remote, uploads, runs, replaced)
         for name in ("runs", "shards", "there", "files", "results", "bytes", "rows"):
             setattr(done, name, getattr(uploads, name))
         done.notes += uploads.notes
         if not dry_run:
-            with _bytes(progress, f"push to {address}", done.bytes) as moved:
+            with in_bytes(progress, f"push to {address}", done.bytes) as moved:
                 hub_push.carry_out(uploads, remote, page, moved)
     return done
 
 
 @contextmanager
-def _selected(store: Path, asked: Selection) -> Iterator[Path]:
+def _selected(store: Path, asked: Selection, progress: Progress) -> Iterator[Path]:
     """Give the store itself, or where only a part is asked for a store of that part, gone afterwards."""
     if asked == EVERYTHING:
         yield store
         return
     with tempfile.TemporaryDirectory(prefix="layercache-push-") as folder:
-        merge.merge(store, Path(folder), asked=asked)
+        plan = outstanding.plan(store, Path(folder), asked)
+        with in_bytes(Patient(progress), f"take from {mirror.name(store)}", outstanding.size(plan).bytes) as moved:
+            merge.carry_out(plan, moved=moved)
         yield Path(folder)
 
 
@@ -219,27 +221,3 @@ def _room(store: Path | None) -> Iterator[Path]:
                 (store / ".tmp").rmdir()
                 store.rmdir()
         raise
-
-
-@contextmanager
-def _bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Report bytes, in the largest unit that still moves."""
-    unit, size = ("MB", 10**6) if total >= 10**7 else ("kB", 10**3)
-    units = -(-total // size)
-    if not units:
-        yield lambda nbytes: None
-        return
-    done = shown = 0
-    with progress.task(title, units, unit=unit) as task:
-
-        def moved(nbytes: int) -> None:
-            nonlocal done, shown
-            done += nbytes
-            if (step := min(done, total) // size - shown) > 0:
-                shown += step
-                task.advance(step)
-
-        yield moved
-        # What was read of pieces is known to about a row group: at its end the work is whole.
-        if shown < units:
-            task.advance(units - shown)

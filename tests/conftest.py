@@ -13,9 +13,15 @@ import pytest
 from command import Call, Called
 
 import layercache
-from layercache import cli
+from layercache import cli, progress
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _all_work_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no command show progress because the machine is busy: what it prints is then the same every time."""
+    monkeypatch.setattr(progress, "SHORT", float("inf"))
 
 
 @pytest.fixture

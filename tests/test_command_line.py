@@ -225,6 +225,42 @@ def test_a_bar_that_is_left_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> No
     assert "left" in stream.text
 
 
+def test_a_note_takes_the_place_of_a_bar_and_the_bar_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = _Terminal()
+    shown = progress.TerminalProgress(stream)  # type: ignore[arg-type]
+    with shown.task("work", 10, "steps") as task:
+        task._every = 0.0  # type: ignore[attr-defined]
+        task.advance(3)
+        shown.note("a note")
+        assert stream.text.endswith("\r\x1b[2Ka note\n")
+        task.advance(4)
+        assert "work: 7/10" in stream.text.rpartition("\n")[2]
+    shown.note("another")
+    assert stream.text.endswith("left\nanother\n")
+
+
+def test_work_is_shown_once_it_has_taken_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    now = 100.0
+    monkeypatch.setattr(progress, "SHORT", 1.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    stream = _Terminal()
+    with progress.Patient(progress.TerminalProgress(stream)).task("work", 4, "steps") as task:  # type: ignore[arg-type]
+        now += 0.5
+        task.advance(1, tokens=10)
+        task.advance(1, tokens=20)
+        assert stream.text == ""
+        now += 0.5
+        task.advance(2, tokens=70)
+    assert stream.text == "work: 4/4 steps, 4.0 steps/s, 100 tokens/s, 0:00 left\n"
+    stream = _Terminal()
+    with progress.Patient(progress.TerminalProgress(stream)).task("work", 1, "steps") as task:  # type: ignore[arg-type]
+        task.advance()
+    assert stream.text == ""
+
+
 def _completed(*words: str) -> list[str]:
     *before, typed = words
     found = ShellComplete(cli, {}, "layercache", "_LAYERCACHE_COMPLETE").get_completions(before, typed)

@@ -1,6 +1,11 @@
 """Out and in again: the same numbers, whatever the files; and states of other tools as a run like any other."""
 
+import errno
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -528,3 +533,42 @@ def test_bfloat16_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     save_file({"a": values}, tmp_path / "x.safetensors")
     found = tensors.read_arrays(tmp_path / "x.safetensors")["a"]
     np.testing.assert_array_equal(found.float32(slice(1, 4)), values[1:4].float().numpy())
+
+
+LIMITED = """
+import resource, sys
+from layercache.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+sys.argv[0] = "layercache"
+main()
+"""
+
+
+@pytest.mark.parametrize("fmt", ["npz", "npy", "safetensors", "csv", "hf", "sql"])
+def test_a_disk_that_takes_no_more_is_one_line(fmt: str, tmp_path: Path) -> None:
+    """Nothing is left of what was begun, under no name."""
+    what = ["--sql", "FROM hidden", "-o", "out.csv"] if fmt == "sql" else ["demo-f10", "--format", fmt, "-o", "out"]
+    store = Path(__file__).parents[1] / "store"
+    words = [sys.executable, "-c", LIMITED, "export", *what, "--store", str(store), "--quiet"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: cannot write out")
+    assert re.search("File too large|is the disk full", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file system that is only read even taking back what is not there is an error."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(Path, "open", refused)
+    store = Path(__file__).parents[1] / "store"
+    done = call("export", "--sql", "SELECT 1 AS one", "-o", "out.csv", "--store", store)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: cannot write out.csv: Read-only file system\n"

@@ -217,6 +217,49 @@ def test_without_a_store_nothing_is_promised(capsys: pytest.CaptureFixture[str],
     assert "is safe; go on with: " in capsys.readouterr().err
 
 
+IMPORTING = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("-m", "layercache"), ("-c", "import sys; from layercache.__main__ import main; sys.exit(main())")],
+    ids=["module", "script"],
+)
+@pytest.mark.parametrize("module", ["click", "shlex"])
+def test_ctrl_c_while_the_command_line_is_imported(words: tuple[str, ...], module: str, tmp_path: Path) -> None:
+    """As the program does at its start; what it imports sends the signal to itself."""
+    (tmp_path / f"{module}.py").write_text(IMPORTING)
+    path = os.pathsep.join([str(tmp_path), str(Path(stopping.__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, *words, "ls"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted: nothing was begun; run the same command again\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("ls", 0), ("show nobody", 2)])
+def test_ctrl_c_when_all_is_done_changes_nothing(command: str, code: int, tmp_path: Path) -> None:
+    """What libraries do at the end of a process may take a while on a busy machine."""
+    script = "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    script += "from layercache.__main__ import main\nmain()"
+    store = Path(__file__).parents[1] / "store"
+    words = [*command.split(), "--store", str(store)]
+    whole = subprocess.run([sys.executable, "-m", "layercache", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (code, whole.stdout, whole.stderr)
+
+
+def test_the_program_begins_where_ctrl_c_is_watched_from_the_start() -> None:
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"layercache": "layercache.__main__:main"}
+
+
 def test_the_exit_code_is_the_one_that_was_said(tmp_path: Path) -> None:
     """Python ends by SIGINT itself after an interruption that went through `exec`, as libraries' imports do."""
     script = "import signal, layercache.cli as lc\n"

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load as load_bytes
+from safetensors.numpy import save
 
 from layercache.analyze.fitting import Fitted
 from layercache.analyze.problem import Problem
 from layercache.analyze.scaling import Linear
 from layercache.errors import AnalysisError
-from layercache.store.files import on_disk
+from layercache.store.files import open_binary
 
 FORMAT = 1
 """The format of kept probes that this version writes, and the newest that it reads."""
@@ -78,7 +79,8 @@ def load(path: Path) -> Kept:
     """
     try:
         info = json.loads(path.with_name(path.name.removesuffix(".safetensors") + ".json").read_bytes())
-        tensors = load_file(on_disk(path))
+        with open_binary(path) as file:
+            tensors = load_bytes(file.read())
         if info["format"] > FORMAT:
             raise AnalysisError(f"{path} is in probe format {info['format']}: install a newer layercache")
         models = {

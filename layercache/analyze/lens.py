@@ -18,6 +18,7 @@ from layercache.analyze.distributions import distributions
 from layercache.analyze.lens_table import SCHEMA, Places, rows, summarise
 from layercache.errors import AnalysisError
 from layercache.head import Head
+from layercache.progress import Patient, Progress, Task
 from layercache.store import head as heads
 from layercache.store.layout import Run
 from layercache.store.reader import Store
@@ -44,6 +45,7 @@ def ask(
     data: str | None,
     condition: str,
     per_sample: bool,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Answer the command `lens`: one line a state where samples are asked for, means by layer otherwise.
 
@@ -56,7 +58,8 @@ def ask(
     if data is not None:
         of_data = set(store.rows(run, data)["sample_id"].drop_nulls().to_list())
         asked = of_data if asked is None else of_data & asked
-    table = store.lens(
+    table = lens(
+        store,
         run,
         _numbers(layers),
         pooling,
@@ -64,6 +67,7 @@ def ask(
         targets=[*tokens, *token_ids] or None,
         sample_ids=None if asked is None else sorted(asked),
         condition=condition,
+        progress=progress,
     )
     return table if samples or per_sample else summarise(table, by_target=bool(tokens or token_ids))
 
@@ -117,8 +121,9 @@ def lens(
     targets: Sequence[int | str] | None = None,
     sample_ids: Sequence[str] | None = None,
     condition: str = "clean",
+    progress: Progress | None = None,
 ) -> pa.Table:
-    """Read the logit lens of stored states; see `Store.lens`.
+    """Read the logit lens of stored states; see `Store.lens`. `progress` is where to report.
 
     Raises:
         StoreError: the run is not known or has no head, or the store is damaged.
@@ -134,10 +139,11 @@ def lens(
     places = _places(asked, follow, sample_ids)
     step = max(1, _STATE_BYTES // (4 * run.width * len(asked.read)))
     parts = []
-    for start in range(0, len(places.keys), step):
-        # States that are not finite, where a run allows them, make NaN and no noise.
-        with np.errstate(invalid="ignore", over="ignore"):
-            parts += _chunk(asked, places.take(slice(start, start + step)), top_k)
+    with Patient(progress or Progress()).task(f"lens of {run.id}", len(places.keys), "positions") as bar:
+        for start in range(0, len(places.keys), step):
+            # States that are not finite, where a run allows them, make NaN and no noise.
+            with np.errstate(invalid="ignore", over="ignore"):
+                parts += _chunk(asked, places.take(slice(start, start + step)), top_k, bar)
     table = pa.concat_tables([SCHEMA.empty_table(), *parts])
     # Stable, so that targets stay in the order given.
     order = [(name, "ascending") for name in ("layer", "sample_id", "position")]
@@ -202,7 +208,7 @@ def _places(asked: _Asked, follow: list[int] | None, sample_ids: Sequence[str] |
     return Places(table["key"].to_numpy().astype(str), ids, position, targets)
 
 
-def _chunk(asked: _Asked, places: Places, top_k: int) -> list[pa.Table]:
+def _chunk(asked: _Asked, places: Places, top_k: int, bar: Task) -> list[pa.Table]:
     """Read the states of some places at every layer, and unembed them a few places at a time."""
     n = len(places.keys)
     states = np.zeros((len(asked.read), n, asked.run.width), dtype=np.float32)
@@ -218,6 +224,7 @@ def _chunk(asked: _Asked, places: Places, top_k: int) -> list[pa.Table]:
     for start in range(0, n, step):
         here = slice(start, start + step)
         tables += _block(asked, places.take(here), states[:, here], there[:, here], top_k)
+        bar.advance(min(step, n - start))
     return tables
 
 

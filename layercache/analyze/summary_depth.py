@@ -74,7 +74,8 @@ def compared(frame: pl.DataFrame) -> Iterator[str]:
         rules = rules.sort("mean", descending=True)
         values = [[" " + number(v) for v in rules[name]] for name in ("mean", "worst")]
         columns = [*values, [f" {count}" for count in rules["cases"]]]
-        title = f"{data[0]}: which layer to take without labels, and what it gains of the best layer's gain"
-        yield tables(
-            title, rules["group"].to_list(), ["mean", "worst", "labels × poolings × runs"], columns, corner="rule"
+        title = (
+            f"{data[0]}: which layer to take without labels, and what it gains of the best layer's gain (a case: one label,"
+            " read at one place in one run)"
         )
+        yield tables(title, rules["group"].to_list(), ["mean", "worst", "cases"], columns, corner="rule")

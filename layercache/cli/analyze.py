@@ -125,7 +125,8 @@ def analyze(
 @click.option("--per-sample", is_flag=True, help="A line a sample and layer instead of means by layer.")
 @format_option()
 @store_option
-def lens(run_name: str, fmt: str, store: Path, **settings: Any) -> None:
+@quiet_option
+def lens(run_name: str, fmt: str, store: Path, quiet: bool, **settings: Any) -> None:
     """Ask what stored states predict, without the model: the logit lens of a run that has its head.
 
     RUN was extracted with --save-head. Means by layer are over samples; entropies and log-probabilities in nats.
@@ -137,5 +138,5 @@ def lens(run_name: str, fmt: str, store: Path, **settings: Any) -> None:
     from layercache import table
     from layercache.analyze import lens as lenses
 
-    answer = lenses.ask(store, run_name, **settings)
+    answer = lenses.ask(store, run_name, **settings, progress=reporter(quiet))
     table.write(answer, fmt, sys.stdout.buffer, width=width())

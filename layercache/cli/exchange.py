@@ -65,6 +65,7 @@ def export(
     from layercache import exchange
     from layercache.store import reader
 
+    progress = reporter(quiet)
     if (run_name is not None) + (query is not None) + (named is not None) != 1:
         raise RecipeError("give one of RUN, --sql SELECT and --query NAME")
     if run_name is None:
@@ -75,13 +76,14 @@ def export(
         exchange.export_table(result, out, fmt)
         what, counts = f"{result.num_rows:,} rows", {"rows": result.num_rows}
     else:
-        done = exchange.export_run(reader.open(store), run_name, out, fmt or "npz", **_chosen(chosen))
+        opened, settings = reader.open(store), _chosen(chosen)
+        done = exchange.export_run(opened, run_name, out, fmt or "npz", **settings, progress=progress)
         what = f"{len(done.rows):,} rows, {len(done.places)} arrays"
         what += f"; {done.left_out:,} rows without all of them are left out" if done.left_out else ""
         counts = {"rows": len(done.rows), "arrays": len(done.places), "left_out": done.left_out}
     if as_json:
         print_json({"out": out, **counts})
-    reporter(quiet).note(f"{out}: {what}")
+    progress.note(f"{out}: {what}")
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ _SAFE = {
     "gc": "what was not removed is as it was",
     "import": _SHARDS,
     "merge": _SHARDS,
+    "pull": _SHARDS,
+    "push": "what was copied whole is safe where it is, and {store} is only read",
     "rm": "what was not removed is as it was",
     "run": _SHARDS + ", and so are finished analyses",
     "verify": "nothing is left half done, and what --repair moved away extract makes again",

@@ -29,9 +29,10 @@ def verify(deep: bool, mend: bool, store: Path, quiet: bool, as_json: bool) -> N
     from layercache.store import repair
     from layercache.store import verify as verifier
 
-    problems = verifier.verify(store, deep=deep)
+    progress = reporter(quiet)
+    problems = verifier.verify(store, deep=deep, progress=progress)
     moved = repair.repair(store, problems) if mend else []
-    left = verifier.verify(store, deep=deep) if moved else problems
+    left = verifier.verify(store, deep=deep, progress=progress) if moved else problems
     if as_json:
         listed = [problem._asdict() for problem in problems]
         print_json({"problems": listed, "moved": [one._asdict() for one in moved], "left": len(left)})
@@ -40,7 +41,7 @@ def verify(deep: bool, mend: bool, store: Path, quiet: bool, as_json: bool) -> N
             click.echo(named(str(problem)))
         for one in moved:
             click.echo(named(f"moved {one.path} to {one.to}"))
-        reporter(quiet).note(_verdict(len(problems), len(left), mend))
+        progress.note(_verdict(len(problems), len(left), mend))
     sys.exit(1 if left else 0)
 
 
@@ -71,14 +72,15 @@ def gc(older_than: str, dry_run: bool, store: Path, quiet: bool, as_json: bool) 
     from layercache import quantities
     from layercache.store import cleanup
 
-    done = cleanup.collect(store, older_than=quantities.seconds(older_than), dry_run=dry_run)
+    progress = reporter(quiet)
+    done = cleanup.collect(store, older_than=quantities.seconds(older_than), dry_run=dry_run, progress=progress)
     if as_json:
         print_json({name: [one._asdict() for one in listed] for name, listed in done._asdict().items()})
         return
     for one in (*done.removed, *done.kept):
         click.echo(named(f"{one.path}: {one.what}"))
     size = quantities.in_words(sum(one.bytes for one in done.removed))
-    reporter(quiet).note(f"{len(done.removed)} {'would be ' if dry_run else ''}removed, {size}")
+    progress.note(f"{len(done.removed)} {'would be ' if dry_run else ''}removed, {size}")
 
 
 @click.command()
@@ -106,7 +108,7 @@ def compact(run_names: tuple[str, ...], size: str, store: Path, quiet: bool, as_
     done = []
     for run in [opened.run(name) for name in run_names] or opened.runs():
         for condition in opened.conditions(run):
-            done.append(compacting.compact(opened, run, condition, size=limit))
+            done.append(compacting.compact(opened, run, condition, size=limit, progress=progress))
             one = done[-1]
             progress.note(f"{one.run}, {condition}: {one.shards} shards, {one.replaced} replaced by {len(one.made)}")
     if as_json:
@@ -134,7 +136,7 @@ def merge(sources: tuple[Path, ...], store: Path, quiet: bool, as_json: bool) ->
 
     progress = reporter(quiet)
     merging.check(sources, store)
-    done = [merging.merge(source, store, progress.note) for source in sources]
+    done = [merging.merge(source, store, progress) for source in sources]
     if as_json:
         print_json([asdict(one) for one in done])
         return

@@ -15,7 +15,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from layercache import __version__
 from layercache.errors import DataError, StoreError
 from layercache.exchange import datasets, tensors
 from layercache.exchange.names import Place, plain
+from layercache.progress import Patient, Progress
 from layercache.store.layout import CLEAN, RowsInfo, Run, first_line
 from layercache.store.reader import Store
 
@@ -48,6 +49,8 @@ class Export:
     info: RowsInfo | None
     left_out: int
     """Rows without a sample, or that lack one of the arrays."""
+    done: Callable[[], None] = lambda: None
+    """Called when an array has been written."""
 
     def states(self) -> Iterator[np.ndarray]:
         """Yield every array, float32 [n, d], in the order of `places`; one is in memory at a time."""
@@ -55,6 +58,7 @@ class Export:
         for place in self.places:
             found = self.store.matrix(self.run, place.layer, place.pooling, site=place.site, condition=self.condition)
             yield found.values[np.searchsorted(found.sample_ids, ids)]
+            self.done()
 
 
 def export_run(
@@ -68,6 +72,7 @@ def export_run(
     site: str = "resid",
     condition: str = CLEAN,
     data: str | None = None,
+    progress: Progress | None = None,
 ) -> Export:
     """Write states of a run, its rows and labels into a new folder.
 
@@ -78,6 +83,7 @@ def export_run(
         poolings, layers: what to export; all that is stored when not given.
         data: the data set whose rows are the lines; not needed where there is one. Of a run without rows the
             lines are its samples.
+        progress: where to report.
 
     Raises:
         StoreError: nothing of the kind is stored, or there are several data sets.
@@ -93,9 +99,10 @@ def export_run(
     if not len(kept):
         raise StoreError(f"no row of run {run.id} has all of {len(places)} arrays: export poolings one by one")
     export = Export(store, run, condition, places, kept, prompt, info, len(rows) - len(kept))
-    with new_folder(out) as folder:
+    task = Patient(progress or Progress()).task(f"export {run.id}", len(places), "arrays")
+    with new_folder(out) as folder, task as bar:
         (folder / ABOUT).write_text(json.dumps(_about(export, form), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        _WRITERS[form](export, folder)
+        _WRITERS[form](replace(export, done=bar.advance), folder)
     return export
 
 
@@ -114,7 +121,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield folder
         folder.rename(out)
     except OSError as error:
-        raise DataError(f"cannot write {out}: {first_line(error)}") from error
+        # NumPy says how many bytes were not written, and not why.
+        why = "" if error.errno or "os error" in str(error) else ": is the disk full?"
+        raise DataError(f"cannot write {out}: {first_line(error)}{why}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -23,7 +23,7 @@ from layercache.errors import DataError, RecipeError
 from layercache.exchange import found as finding
 from layercache.exchange.found import Asked, Found
 from layercache.outputs import WHOLE_PROMPT
-from layercache.progress import Progress
+from layercache.progress import Patient, Progress, in_bytes
 from layercache.recipe import DataSpec, Label
 from layercache.rows import row_frame
 from layercache.store import reader, writer
@@ -33,6 +33,7 @@ from layercache.store.schema import CAPTURE_SCHEMA
 
 SHARD_BYTES = 256 * 2**20
 """States of a shard that is written, about."""
+_CHUNK = 16 * 2**20
 _SAME = 0.01
 """Largest relative difference of two states of one prompt: what re-batching in bfloat16 makes."""
 
@@ -93,6 +94,7 @@ def import_states(
         store: the store's directory.
         source: whose states they are, and of which prompts.
         asked: what the files hold, where they do not say it themselves.
+        progress: where to report.
 
     Raises:
         DataError: the files are damaged or unclear, or do not fit the data.
@@ -106,14 +108,15 @@ def import_states(
         raise RecipeError("say whose states they are: --model NAME")
     lines = _lines(found, source)
     first = _first_lines(found, lines)
-    run = _run(store, str(model), found, lines, source)
+    progress = progress or Progress()
+    run = _run(store, str(model), found, lines, source, progress)
     if lines.frame is not None:
         try:
             writer.put_rows(run, lines.frame, **lines.rows)
         except ValueError as error:
             raise DataError(f"the rows cannot be stored ({error}): export them again") from error
     missing = {one for _, ids in reader.open(store).held(run).missing(first, _outputs(found)) for one in ids}
-    with (progress or Progress()).task("import", len(missing)) as task:
+    with progress.task("import", len(missing)) as task:
         for start, stop in _chunks(found):
             wanted = [line for one, line in first.items() if start <= line < stop and one in missing]
             if wanted:
@@ -220,14 +223,14 @@ def _first_lines(found: Found, lines: _Lines) -> dict[str, int]:
     return first
 
 
-def _run(store: Path, model: str, found: Found, lines: _Lines, source: Source) -> Run:
+def _run(store: Path, model: str, found: Found, lines: _Lines, source: Source, progress: Progress) -> Run:
     about = found.about or {}
     numbers = sorted({place.layer for place in found.places})
     layers = [(int(one["layer"]), str(one["name"])) for one in about.get("layers", [])]
     spec = {
         "capture_schema": CAPTURE_SCHEMA,
         "imported": {
-            "files": digest(sorted(_sha256(path) for path in found.files)),
+            "files": digest(sorted(_hashes(found.files, progress))),
             "lines": digest(lines.ids),
             "arrays": [str(place) for place in found.places],
             "precision": source.precision,
@@ -246,9 +249,18 @@ def _run(store: Path, model: str, found: Found, lines: _Lines, source: Source) -
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hashes(files: Sequence[Path], progress: Progress) -> list[str]:
+    """Return the sha256 of each file, in hex."""
+    hashes = []
+    with in_bytes(Patient(progress), "read", sum(path.stat().st_size for path in files)) as read:
+        for path in files:
+            sha256 = hashlib.sha256()
+            with path.open("rb") as file:
+                while data := file.read(_CHUNK):
+                    sha256.update(data)
+                    read(len(data))
+            hashes.append(sha256.hexdigest())
+    return hashes
 
 
 def _outputs(found: Found) -> dict[str, list[int] | None]:

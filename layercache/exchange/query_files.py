@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,7 +52,9 @@ def export_table(table: pa.Table, out: Path, form: str | None = None) -> None:
     except OSError as error:
         raise DataError(f"cannot write {out}: {first_line(error)}") from error
     finally:
-        staged.unlink(missing_ok=True)
+        # What cannot be removed could not be made either.
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
 
 
 def _arrays(table: pa.Table) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,14 +127,13 @@ class Crew:
         for one in self._workers:
             one.end()
 
-    def run(self, jobs: Sequence[Job]) -> "list[tuple[Job, Summary]]":
-        """Do every job on the first device that is free for it.
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Summary]]:
+        """Do every job on the first device that is free for it; yield what was done as it is heard of.
 
         Raises:
             LayercacheError: a job failed.
         """
         waiting = deque(jobs)
-        done: list[tuple[Job, Summary]] = []
         for place in self._places[: len(jobs)]:
             worker = _Worker(place, self._events)
             self._workers.append(worker)
@@ -149,9 +148,9 @@ class Crew:
                 self._progress.note(event["note"])
             elif "summary" in event:
                 assert worker.job is not None
-                done.append((worker.job, Summary.from_json(event["summary"])))
-                worker.job = None
+                done, worker.job = worker.job, None
                 self._hand(worker, waiting)
+                yield done, Summary.from_json(event["summary"])
             elif "error" in event:
                 self._fail(worker, event["error"])
             elif "ended" in event:
@@ -160,7 +159,6 @@ class Crew:
                     self._fail(worker, _why(event["ended"], worker))
         if self.failures:
             raise LayercacheError(_told(self.failures, len(waiting)))
-        return done
 
     def _next(self) -> "tuple[_Worker, dict[str, Any]]":
         """Wait for an event, and look up now and then: Ctrl-C may have reached another thread than this one."""

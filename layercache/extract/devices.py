@@ -18,7 +18,7 @@ from layercache.errors import ModelError
 from layercache.extract import run
 from layercache.extract.crew import Crew, Job
 from layercache.extract.kept import Kept
-from layercache.extract.summary import Summary, united
+from layercache.extract.summary import Done, Summary, united
 from layercache.parts import Part
 from layercache.progress import Once, Progress
 from layercache.recipe import ExtractSpec, ModelSpec, Recipe
@@ -98,12 +98,11 @@ def extract(
     Raises:
         LayercacheError: a process failed; the parts of the others are published.
     """
-    started = time.monotonic()
     places = names(given)
     kept = Kept()
     models = [model for _, model in pairs]
     spec = study.extract.model_copy(update={"device": places[0]})
-    done: list[list[Summary]] = [[] for _ in pairs]
+    done: list[list[Done]] = [[] for _ in pairs]
     lacking: list[int] | None = None
     quiet = Once(progress)
     for _ in range(_ROUNDS):
@@ -120,11 +119,10 @@ def extract(
         title = f"extract {', '.join(dict.fromkeys(data.name for data, _ in pairs))} on {len(places)} devices"
         with quiet.task(title, total, "passes") as task, Crew(study, store, places, task, quiet) as crew:
             for job, summary in crew.run(jobs):
-                done[job.pair].append(summary)
+                done[job.pair].append(Done(summary, time.monotonic()))
     # Nothing is missing now but what parts share: rows with every answer, the head.
     last = [run.extract(model, data, spec, store, quiet, part=part, kept=kept) for data, model in pairs]
-    seconds = time.monotonic() - started
     return [
-        united(whole, several, count, seconds)
+        united(whole, several, count)
         for whole, several, count in zip(last, done, lacking or [0] * len(pairs), strict=True)
     ]

@@ -25,7 +25,7 @@ from layercache.engine import RETRIES, Cluster, Node
 from layercache.errors import LayercacheError, ModelError
 from layercache.extract import run
 from layercache.extract.ray_worker import EVERY, Crew, Orders, Outcome, Tally, Worker
-from layercache.extract.summary import Summary, united
+from layercache.extract.summary import Done, Summary, united
 from layercache.parts import Part, Work
 from layercache.progress import Once, Progress, Task
 from layercache.recipe import ExtractSpec, ModelSpec
@@ -60,12 +60,11 @@ def extract(
     Raises:
         LayercacheError: a worker failed, and said why; or kept dying. What is published is safe.
     """
-    started = time.monotonic()
     here = engine.cluster()
     assert here is not None
     crew = choose(here, spec, workers)
     store = store.resolve()
-    done: list[list[Summary]] = [[] for _ in pairs]
+    done: list[list[Done]] = [[] for _ in pairs]
     before: list[int] | None = None
     said = Once(progress)
     with _orders(pairs, spec, store, crew, part) as orders:
@@ -76,14 +75,13 @@ def extract(
             if not jobs:
                 break
             for pair, summary in _run(jobs, orders, said):
-                done[pair].append(summary)
+                done[pair].append(Done(summary, time.monotonic()))
                 for note in summary.notes:
                     said.note(note)
         # Nothing is missing now but what parts share: rows with every answer, the head.
         last = _where_models_run(_finish, orders)
-    seconds = time.monotonic() - started
     return [
-        united(whole, several, count, seconds)
+        united(whole, several, count)
         for whole, several, count in zip(last, done, before or [0] * len(pairs), strict=True)
     ]
 

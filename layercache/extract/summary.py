@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from layercache.extract.estimate import time_text
 from layercache.quantities import in_words
@@ -57,13 +57,15 @@ class Summary:
         waiting: what is left until every prompt has its answer, since it depends on all: conditions, outputs.
         cached: samples for which nothing was missing.
         new_samples: samples of which the run held nothing before.
-        forward_passes: samples put through the model, under every condition.
+        forward_passes: samples put through the model, under every condition; `listing.forward_passes` counts those
+            that a store holds in the same way.
         batches, tokens, padded_tokens: of those passes; in a dry run of those to come.
         choice_passes, choice_tokens: further passes over a prompt and an answer of several tokens, and their tokens.
         generated_tokens: of the texts generated, of all layers together.
         new_answers: prompts that the model answered now, or would.
         answers: rows by what their answers are: correct, wrong, dont_know, empty, unlabelled; empty where none is asked for.
         bytes: what was added to the store, rows files left out.
+        seconds: that this run took; where several processes share it, those in which any was at it.
         head_bytes: of the head, where this extraction saved it.
         absent: output → samples that have no row of it, by reason.
         conditions: the counts of every condition beside the clean one.
@@ -186,15 +188,22 @@ class Summary:
         ]
 
 
-def united(whole: Summary, several: Sequence[Summary], lacking: int, seconds: float) -> Summary:
-    """Return one summary of what was done in parts.
+class Done(NamedTuple):
+    """What a process did of a part, and when that was heard of, in seconds of the monotonic clock."""
+
+    summary: Summary
+    at: float
+
+
+def united(whole: Summary, parts: Sequence[Done], lacking: int) -> Summary:
+    """Return one summary of what was done in parts; its seconds are those in which any process was at one of them.
 
     Args:
         whole: of the last look at everything, when next to nothing was missing any more.
-        several: of the parts.
+        parts: what was done of each.
         lacking: samples that lacked something before.
-        seconds: that it took altogether.
     """
+    several = [one.summary for one in parts]
     every = [*several, whole]
     added: dict[str, Any] = {name: sum(getattr(one, name) for one in every) for name in _ADDED}
     return replace(
@@ -209,8 +218,17 @@ def united(whole: Summary, several: Sequence[Summary], lacking: int, seconds: fl
             _united_condition(one, [own for part in several for own in part.conditions], whole.samples)
             for one in whole.conditions
         ],
-        seconds=seconds,
+        seconds=_covered((one.at - one.summary.seconds, one.at) for one in parts) + whole.seconds,
     )
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the length of what spans (from, to) cover together."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def _united_condition(whole: ConditionSummary, several: Sequence[ConditionSummary], samples: int) -> ConditionSummary:

@@ -7,7 +7,8 @@ write_charts(store, Path("charts"))                 every chart, and the numbers
 
 import json
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import altair as alt
@@ -16,31 +17,21 @@ import vl_convert
 
 from layercache import nearest
 from layercache.errors import AnalysisError, LayercacheError
+from layercache.progress import Patient, Progress
 from layercache.recipe import ReportSpec
-from layercache.report import (
-    adapted_sections,
-    again,
-    browser,
-    depth_sections,
-    embed,
-    figures,
-    frames,
-    in_depth,
-    overview,
-    page,
-    sections,
-)
+from layercache.report import browser, contents, embed, frames, overview, page, plots
 from layercache.store.reader import Store
 
 __all__ = ["PLOTS", "SUFFIXES", "build", "plot", "write_charts"]
 
-PLOTS: dict[str, str] = {name: plot.doc for name, plot in figures.PLOTS.items()}
+PLOTS: dict[str, str] = {name: plot.doc for name, plot in plots.PLOTS.items()}
 """Every chart that `plot` draws, and what it shows."""
-_COMPARED = ("best_layer", "best_depth", "best_score", "picked_share")
 SUFFIXES = (".svg", ".png", ".pdf", ".html", ".json")
 
 
-def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -> Path:
+def build(
+    store: Store, out: Path, spec: ReportSpec, title: str | None = None, progress: Progress | None = None
+) -> Path:
     """Write the report as one HTML file that needs nothing else; the file appears whole or not at all.
 
     Args:
@@ -48,6 +39,7 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
         out: the file; its folder must be there.
         spec: how many samples and tokens are shown.
         title: wins over the one of `spec`.
+        progress: where to report.
 
     Returns:
         `out`.
@@ -58,55 +50,59 @@ def build(store: Store, out: Path, spec: ReportSpec, title: str | None = None) -
     """
     _check_folder(out)
     numbers = _numbers(store)
-    held, steps = set(numbers["analysis"]), in_depth.checkpoints(store, numbers)
-    parts = [
-        overview.overview(store),
-        sections.probe_section(store, numbers),
-        *([depth_sections.deep_section(store, numbers)] if "probe_depth" in held else []),
-        *([depth_sections.compare_section(numbers)] if numbers["metric"].is_in(_COMPARED).any() else []),
-        *([depth_sections.steps_section(steps)] if steps else []),
-        sections.entropy_section(store, numbers),
-        *([sections.text_section(numbers)] if "text" in held else []),
-        *([sections.pathways_section(numbers)] if "delta_p" in held else []),
-        *([sections.quality_section(store, numbers)] if "quality" in held else []),
-        *([adapted_sections.answers_section(numbers)] if "choices" in held else []),
-        *adapted_sections.adaptation_sections(numbers),
-        *([browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else []),
-        overview.questions(store),
-        overview.reproduction(store, out),
-    ]
-    parts = [
-        replace(part, commands=again.analysis(store, *again.PARTS[part.anchor])) if part.anchor in again.PARTS else part
-        for part in parts
-    ]
-    models = numbers["model"].drop_nulls().unique().sort().to_list()
-    _write(out, page.render(title or spec.title or "layercache report", parts, models).encode())
+    makers = contents.makers(store, numbers)
+    found: list[page.Section] = []
+    # The samples and the page itself take as long as some sections do.
+    with Patient(progress or Progress()).task("report", len(makers) + 2, "sections") as bar:
+        for made in makers:
+            found += made()
+            bar.advance()
+        parts = [
+            overview.overview(store),
+            *contents.ordered(store, found),
+            *([browser.section(store, numbers, spec, overview.place(store.path))] if spec.samples else []),
+            overview.questions(store, contents.not_analysed(store, numbers)),
+            overview.reproduction(store, out),
+        ]
+        bar.advance()
+        models = numbers["model"].drop_nulls().unique().sort().to_list()
+        content = page.render(title or spec.title or "layercache report", parts, models).encode()
+        bar.advance()
+    _write(out, content)
     return out
 
 
-def plot(store: Store, name: str, out: Path) -> Path:
-    """Draw one chart of `PLOTS` into a file: SVG, PNG, PDF, a page of its own, or the Vega-Lite specification.
+def plot(store: Store, name: str, out: Path, only: str = "") -> Path:
+    """Draw the charts of one of `PLOTS` into a file: SVG, PNG, PDF, a page of its own, or the Vega-Lite specification.
+
+    Args:
+        store: an open store.
+        name: one of `PLOTS`.
+        out: the file; its suffix is one of `SUFFIXES`, its folder must be there.
+        only: words. Of several charts those whose titles begin with them; else the charts, or panels, whose titles have
+            all of them. Charts of `probe` and `text` that are drawn for such words alone: those of every other metric.
 
     Raises:
-        AnalysisError: no chart is called that, or the store has no numbers for it.
+        AnalysisError: no chart is called that, the store has no numbers for it, or no title has the words.
         LayercacheError: the suffix is not one of `SUFFIXES`, or the file cannot be written.
     """
-    if name not in figures.PLOTS:
-        raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, figures.PLOTS)}")
+    if name not in plots.PLOTS:
+        raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, plots.PLOTS)}")
     if out.suffix.lower() not in SUFFIXES:
         raise LayercacheError(f"cannot tell what to write from {out.name!r}: end it in {', '.join(SUFFIXES)}")
     _check_folder(out)
-    chart = figures.PLOTS[name].draw(store, _numbers(store))
-    if chart is None:
-        raise AnalysisError(
-            f"nothing to plot as {name!r} in {store.path}: run `layercache analyze {figures.PLOTS[name].needs}`"
-        )
-    _write(out, _encoded(chart, out.suffix.lower(), f"layercache: {name}"))
+    charts = plots.charts(store, _numbers(store), name, only)
+    _write(out, _encoded(charts, out.suffix.lower(), f"layercache: {name}"))
     return out
 
 
-def write_charts(store: Store, folder: Path) -> list[Path]:
+def write_charts(store: Store, folder: Path, progress: Progress | None = None) -> list[Path]:
     """Write every chart there are numbers for as SVG, and the numbers themselves as `results.csv`.
+
+    Args:
+        store: an open store.
+        folder: where to; made where there is none.
+        progress: where to report.
 
     Returns:
         The files, in the order of `PLOTS`.
@@ -122,11 +118,13 @@ def write_charts(store: Store, folder: Path) -> list[Path]:
     except OSError as error:
         raise LayercacheError(f"cannot make the folder {folder}: {error.strerror}") from error
     written = []
-    for name, one in figures.PLOTS.items():
-        chart = one.draw(store, numbers)
-        if chart is not None:
-            written.append(folder / f"{name}.svg")
-            _write(written[-1], _encoded(chart, ".svg", ""))
+    with Patient(progress or Progress()).task("charts", len(plots.PLOTS), "charts") as bar:
+        for name, one in plots.PLOTS.items():
+            charts = [chart for chart in one.draw(store, numbers) if chart is not None]
+            if charts:
+                written.append(folder / f"{name}.svg")
+                _write(written[-1], _encoded(charts, ".svg", ""))
+            bar.advance()
     written.append(folder / "results.csv")
     _write(written[-1], frames.stored(numbers).write_csv().encode())
     return written
@@ -141,18 +139,19 @@ def _numbers(store: Store) -> pl.DataFrame:
     return numbers
 
 
-def _encoded(chart: alt.TopLevelMixin, suffix: str, title: str) -> bytes:
-    """Return a chart as the bytes of a file."""
-    spec = embed.alone(chart)
+def _encoded(charts: Sequence[alt.TopLevelMixin], suffix: str, title: str) -> bytes:
+    """Return charts as the bytes of a file; on a page each is a figure of its own."""
+    if suffix == ".html":
+        figures = [page.Figure(chart, page.title_of(chart)) for chart in charts]
+        return page.render(title, [page.Section("chart", title, figures)]).encode()
+    spec = embed.alone(plots.sheet(charts))
     if suffix == ".svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     if suffix == ".png":
         return bytes(vl_convert.vegalite_to_png(spec, scale=2))
     if suffix == ".pdf":
         return bytes(vl_convert.vegalite_to_pdf(spec))
-    if suffix == ".json":
-        return json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    return page.render(title, [page.Section("chart", title, [page.Figure(chart, "")])]).encode()
+    return json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _check_folder(out: Path) -> None:
@@ -170,5 +169,8 @@ def _write(out: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise LayercacheError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        # Also where it was stopped.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -64,7 +64,7 @@ def tasks(numbers: pl.DataFrame) -> list[AdaptationTask]:
 def answers(numbers: pl.DataFrame) -> list[tuple[str, str, pl.DataFrame]]:
     """Return the rows of `results` of analysis choices, by data set and label; their panel is the way of scoring."""
     own = numbers.filter(analysis="choices")
-    own = own.with_columns(panel=shown(pl.col("group"), own["group"]).fill_null(""))
+    own = own.with_columns(panel=pl.format("scoring: {}", shown(pl.col("group"), own["group"])).fill_null(""))
     return [
         (str(data), str(label), part)
         for (data, label), part in own.group_by("data", "label", maintain_order=True)
@@ -98,6 +98,13 @@ def by_layer(
     known = own["model"].unique().sort().to_list()
     style = charts.look(known, pl.concat([own, nothing.select(own.columns)]), measure(metric))
     return charts.curves(own, nothing, style, f"{capital(measure(metric).name)} ({title})")
+
+
+def answered(
+    task: AdaptationTask | None, numbers: pl.DataFrame, metric: str, data: str, label: str
+) -> alt.TopLevelMixin | None:
+    """Draw a number of the answers that every layer prefers; of many adapters a few."""
+    return by_layer(numbers, metric, chosen(task, numbers), f"{plain(label)}, {plain(data)}")
 
 
 def gaps(task: AdaptationTask, metric: str) -> alt.TopLevelMixin | None:

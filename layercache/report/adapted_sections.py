@@ -22,11 +22,9 @@ def answers_section(numbers: pl.DataFrame) -> Section:
     parts: list[page.Part] = [page.paragraph(_ANSWERS_NOTE, "faint")]
     tasks = {(task.data, task.label): task for task in adaptation.tasks(numbers)}
     for data, label, own in adaptation.answers(numbers):
-        title = f"{plain(label)} ({plain(data)})"
-        parts.append(page.heading(title))
-        models = adaptation.chosen(tasks.get((data, label)), own)
+        parts.append(page.heading(f"{plain(label)} ({plain(data)})"))
         for metric in ("accuracy", "choice_ece", "choice_brier", "choice_mass"):
-            drawn = adaptation.by_layer(own, metric, models, title)
+            drawn = adaptation.answered(tasks.get((data, label)), own, metric, data, label)
             name = measure(metric).name
             if drawn is not None:
                 parts.append(

@@ -12,21 +12,12 @@ function embedded(place, number, config) {
   const spec = structuredClone(held.specs[number]);
   const names = new Set(JSON.stringify(spec).match(/"data":\{"name":"[^"]+"\}/g)?.map((text) => text.slice(16, -2)));
   spec.datasets = Object.fromEntries([...names].filter((name) => name in held.data).map((name) => [name, rowsOf(name)]));
-  fit(spec, place.isConnected ? document.querySelector("main").clientWidth : 0);
+  const look = structuredClone(config);
+  fit(spec, look, place.isConnected ? document.querySelector("main").clientWidth : 0);
   return vegaEmbed(place, spec, {
-    ast: true, actions: false, renderer: "svg", config, patch: linked,
+    ast: true, actions: false, renderer: "svg", config: look, patch: linked,
     defaultStyle: false, tooltip: { disableDefaultStyle: true },
   });
-}
-
-// On a narrow screen panels stand below each other and are as wide as it.
-const BESIDE = 90;
-function fit(spec, room) {
-  if (!room || !spec.concat) return;
-  const widths = spec.concat.map((panel) => (typeof panel.width === "number" ? panel.width : 0));
-  const fitting = Math.max(1, Math.floor(room / (Math.max(...widths) + BESIDE)));
-  if (room < 700) spec.columns = Math.min(spec.columns ?? fitting, fitting);
-  for (const panel of spec.concat) if (panel.width > room - BESIDE) panel.width = Math.max(room - BESIDE, 180);
 }
 
 // What Vega-Lite has no words for: legends that can be clicked, and a veil that the mouse sees through.

@@ -14,7 +14,7 @@ import altair as alt
 import polars as pl
 
 from layercache.report import theme
-from layercache.report.marks import chart, color, grid, model_legend, or_else, ticks, tip
+from layercache.report.marks import chart, color, dashes, grid, model_legend, or_else, ticks, tip, upright
 from layercache.report.measures import Measure
 
 _POINT = ("model", "layer", "layer_name", "value", "low", "high", "n")
@@ -42,6 +42,7 @@ class Look(NamedTuple):
     domain: tuple[float, float]
     cut: bool = False
     legend: bool = True
+    height: int = HEIGHT
 
 
 def look(models: Sequence[str], frame: pl.DataFrame, measure: Measure) -> Look:
@@ -62,7 +63,9 @@ def look(models: Sequence[str], frame: pl.DataFrame, measure: Measure) -> Look:
     return Look(models, layers, measure, (low, high if high > low else low + 1), cut)
 
 
-def curves(frame: pl.DataFrame, baselines: pl.DataFrame, style: Look, title: str = "") -> alt.TopLevelMixin:
+def curves(
+    frame: pl.DataFrame, baselines: pl.DataFrame, style: Look, title: str = "", note: str = ""
+) -> alt.TopLevelMixin:
     """Draw a number over layers: a panel for each value of `panel`, a line and its 95 % band for each model.
 
     Args:
@@ -70,14 +73,16 @@ def curves(frame: pl.DataFrame, baselines: pl.DataFrame, style: Look, title: str
         baselines: panel (null: in every panel), model, baseline, layer (null: at every layer), value, low, high, n.
         style: what the panels share.
         title: above the figure.
+        note: below the title.
     """
     panels = frame["panel"].unique(maintain_order=True).to_list()
+    style = style._replace(height=size(len(panels))["height"])
     drawn = []
     for panel in panels:
         own = baselines.filter(pl.col("panel").is_null() | (pl.col("panel") == panel))
         layers = [*_curve_layers(frame.filter(panel=panel), style), *_baseline_layers(own, baselines, style)]
         drawn.append(alt.layer(*layers).properties(title=panel, **size(len(panels))))
-    return grid(drawn, title, style.models, columns(len(panels)))
+    return grid(drawn, title, style.models, columns(len(panels)), note)
 
 
 def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "") -> alt.TopLevelMixin:
@@ -89,8 +94,8 @@ def spread(frame: pl.DataFrame, bands: pl.DataFrame, style: Look, title: str = "
         style: what the panels share.
         title: above the figure.
     """
-    style = style._replace(legend=False)
     panels = frame.select("panel", "model").unique(maintain_order=True)
+    style = style._replace(legend=False, height=size(len(panels))["height"])
     drawn = []
     for panel, model in panels.iter_rows():
         own = bands.filter(panel=panel, model=model)
@@ -172,8 +177,7 @@ def _baseline_layers(own: pl.DataFrame, every: pl.DataFrame, style: Look) -> lis
     """Draw rules for systems without layers, lines for those that have several (shuffled labels)."""
     names = every["baseline"].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=names, range=[theme.dash(name) for name in names])
-    legend = alt.Legend(symbolSize=300, symbolStrokeWidth=1.5)
-    dash = alt.StrokeDash("baseline:N", title="baseline", scale=scale, legend=legend)
+    dash = alt.StrokeDash("baseline:N", title="baseline", scale=scale, legend=dashes(names))
     tips = ["baseline:N", "model:N", tip("value", style.measure.name), tip("low", "95 % from"), tip("high", "to")]
     drawn = []
     level = pl.col("layer").is_null() if len(style.layers) > 1 else pl.lit(True)
@@ -200,4 +204,5 @@ def _x(style: Look) -> alt.X:
 
 def _y(style: Look, field: str) -> alt.Y:
     scale = alt.Scale(domain=list(style.domain), nice=False, zero=False)
-    return alt.Y(f"{field}:Q", title=style.measure.axis, scale=scale, axis=alt.Axis(tickCount=6))
+    title = upright(style.measure.axis, style.height)
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))

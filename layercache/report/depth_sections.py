@@ -70,12 +70,16 @@ def compare_section(numbers: pl.DataFrame) -> Section:
     side = side.sort("data", "label", "best_score", descending=[False, False, True]).rename(
         {"panel": "read at", "group": "score"}
     )
+    side = side.with_columns(pl.Series("score", [measure(name).name for name in side["score"]], pl.String))
+    side = side.rename(
+        {"best_layer": "best layer", "best_depth": "its depth, 0 to 1", "best_score": "best score"}, strict=False
+    )
     parts: list[page.Part] = [page.table(side)]
     picked = own.filter(pl.col("metric") == "picked_share").group_by("group")
     picks = picked.agg(mean=pl.col("value").mean(), worst=pl.col("value").min(), cases=pl.len())
     picks = picks.sort("mean", "group", descending=[True, False])
     if len(picks):
         parts += [page.heading("Which layer to take without labels"), page.paragraph(_COMPARE_NOTE, "faint")]
-        parts.append(Figure(rules.chart(picks), rules.CAPTION))
+        parts.append(Figure(rules.chart(picks), rules.caption(picks)))
         parts.append(page.Numbers(picks.rename({"group": "rule"}), "every rule"))
     return Section("compare", "Models side by side", parts)

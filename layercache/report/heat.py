@@ -8,8 +8,12 @@ import polars as pl
 
 from layercache.report.marks import chart, color, grid, or_else, ticks, tip
 from layercache.report.measures import Measure
+from layercache.report.text import number
 
-_STEP, _SIDE = 26, 360
+_STEP, _LARGE, _SIDE, _SMALL = 26, 46, 360, 9
+"""Pixels of a cell where there are some, where there are few, and of a side of many; those of a cell at the least."""
+_WRITTEN = 38
+"""Pixels of a cell that holds its number in writing."""
 # Room for panels beside each other, and what axis and gap of each take of it.
 _WIDE, _BESIDE = 1080, 110
 
@@ -40,7 +44,8 @@ def fields(frame: pl.DataFrame, across: Side, down: Side, measure: Measure, titl
     for panel in frame["panel"].unique(maintain_order=True):
         own = frame.filter(panel=panel)
         names = [own[side.column].unique(maintain_order=True).to_list() for side in (across, down)]
-        field = chart(own, "model", across.column, down.column, "value", "low", "high", "n").mark_rect()
+        own = own.with_columns(text=pl.Series([_short(value) for value in own["value"]], dtype=pl.String))
+        field = chart(own, "model", across.column, down.column, "value", "low", "high", "n", "text").mark_rect()
         field = field.encode(
             x=alt.X(f"{across.column}:O", title=across.title, sort=names[0], axis=_axis(names[0])),
             y=alt.Y(f"{down.column}:O", title=down.title, sort=names[1], axis=_axis(names[1])),
@@ -54,8 +59,14 @@ def fields(frame: pl.DataFrame, across: Side, down: Side, measure: Measure, titl
                 tip("n", "samples", ",d"),
             ],
         )
-        widest = max(widest, _size(names[0]))
-        drawn.append(field.properties(title=panel, width=_size(names[0]), height=_size(names[1])))
+        width, height = map(_size, names)
+        layers = [field]
+        if width / len(names[0]) >= _WRITTEN:
+            middle = (least + most) / 2
+            ink = alt.condition(f"datum.value > {middle}", alt.value("black"), alt.value("white"))
+            layers.append(field.mark_text(fontSize=11).encode(text="text:N", color=ink))
+        widest = max(widest, width)
+        drawn.append(alt.layer(*layers).properties(title=panel, width=width, height=height))
     return grid(drawn, title, columns=max(1, _WIDE // (widest + _BESIDE)))
 
 
@@ -65,9 +76,15 @@ def _axis(names: Sequence[Any]) -> alt.Axis:
     return alt.Axis(labelAngle=0, grid=False, ticks=False, values=[one for one in names if one in set(values)])
 
 
+def _short(value: float | None) -> str:
+    """Write a number with about three digits, so that a cell holds it."""
+    return number(value, 2 if value is None or abs(value) < 10 else 1 if abs(value) < 100 else 0)
+
+
 def _size(names: Sequence[Any]) -> int:
-    """Return the pixels of a side: a cell of 26 each, fewer where there would be too many."""
-    return min(_STEP * len(names), max(_SIDE, 9 * len(names)))
+    """Return the pixels of a side: large cells where they are few, smaller ones where there would be too many."""
+    few = max(_STEP, min(_LARGE, _SIDE // max(len(names), 1)))
+    return min(few * len(names), max(_SIDE, _SMALL * len(names)))
 
 
 def ranges(frame: pl.DataFrame, models: Sequence[str], layers: Sequence[int], title: str = "") -> alt.TopLevelMixin:

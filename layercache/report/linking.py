@@ -45,8 +45,9 @@ def _walk(
         over = next((one["encoding"]["x"] for one in layers if _by_layer(one) and _continuous(one)), None)
         if over is None:
             return _named({**spec, "layer": [_dimmed(one, columns, data) for one in layers]}, layers, panels)
-        last = next((at for at, one in enumerate(layers) if _invisible(one)), len(layers))
-        return _named({**spec, "layer": [*layers[:last], _veil(over), *layers[last:]]}, layers, panels)
+        # Over all that is seen, under what is there for the mouse.
+        seen, felt = ([one for one in layers if _invisible(one) is unseen] for unseen in (False, True))
+        return _named({**spec, "layer": [*seen, _veil(over), *felt]}, layers, panels)
     spec = _with_colours(_without_hidden(spec, columns, data), models)
     return spec if inside else _named(_dimmed(spec, columns, data), [spec], panels)
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from layercache.report import page
 from layercache.report.frames import model_names
 from layercache.report.page import Section
 from layercache.store import recipes
-from layercache.store.layout import Run, ShardInfo
+from layercache.store.layout import CLEAN, Run, ShardInfo
 from layercache.store.reader import Store
 
 _LIBRARIES = ("layercache", "torch", "transformers", "tokenizers", "python")
@@ -34,9 +34,12 @@ _QUESTIONS = (
 
 
 _COST_NOTE = (
-    "A forward pass is one sample in one shard; tokens are those of every sample once a condition, special ones included, without"
-    " padding. Text that was generated costs more passes, which are not counted."
+    "A forward pass is one sample under one condition; tokens are those of these samples, special ones included, without padding."
+    " Generating text, answers among it, costs more passes, which are not counted."
 )
+
+
+_NO_LENS = "No logit lens is stored: the model has no next-token head (an encoder), or the lens was not asked for (`--lens last`)."
 
 
 def overview(store: Store) -> Section:
@@ -78,13 +81,23 @@ def overview(store: Store) -> Section:
     return Section("overview", "What was run", parts)
 
 
-def questions(store: Store) -> Section:
-    """Return commands that ask the store more."""
+def questions(store: Store, not_analysed: Sequence[tuple[str, str]]) -> Section:
+    """Return commands that ask the store more.
+
+    Args:
+        store: the store.
+        not_analysed: what no analysis has looked at yet, and the command that does.
+    """
     where = place(store.path)
     lines = [(query.title, f"layercache sql --query {query.name} --store {where}") for query in queries.list_queries()]
     lines += [(title, f'layercache sql "{query}" --store {where}') for title, query in _QUESTIONS]
     said = "No model is needed for these; `layercache sql --list` says more of every named query and its parameters."
-    return Section("ask", "Ask it yourself", [page.paragraph(said), page.commands(lines)])
+    parts: list[page.Part] = [page.paragraph(said), page.commands(lines)]
+    if not_analysed:
+        parts += [page.heading("Not analysed yet"), page.commands(not_analysed)]
+    if not any(store.lens_outputs(run) for run in store.runs()):
+        parts.append(page.paragraph(_NO_LENS, "faint"))
+    return Section("ask", "Ask it yourself", parts)
 
 
 def reproduction(store: Store, out: Path) -> Section:
@@ -131,17 +144,21 @@ def _run_line(store: Store, run: Run, name: str, shards: list[ShardInfo], sample
 def _cost(store: Store, run: Run) -> dict[str, Any]:
     """Return what a run's shards hold: conditions, forward passes, tokens that the model read, when they were made."""
     shards = {name: store.shards(run, name) for name in store.conditions(run)}
-    made = sorted(
-        str(one.provenance.get("created") or "")[:16].replace("T", " ") for own in shards.values() for one in own
-    )
+    made = sorted(_when(one) for own in shards.values() for one in own if "created" in one.provenance)
+    tokens = {name: int(store.samples(run, name)["n_tokens"].sum()) for name in shards}
     return {
         "conditions": len(shards),
-        "shards": len(made),
-        "forward passes": sum(one.n_samples for own in shards.values() for one in own),
-        "tokens read": sum(int(store.samples(run, name)["n_tokens"].sum()) for name in shards),
+        "shards": sum(map(len, shards.values())),
+        "forward passes": sum(listing.forward_passes(store, run).values()),
+        "tokens read": sum((tokens | {CLEAN: int(_samples(store, run)["n_tokens"].sum())}).values()),
         "first shard": made[0] if made else "–",
         "last shard": made[-1] if made else "–",
     }
+
+
+def _when(shard: ShardInfo) -> str:
+    """Return when a shard was made, to the minute."""
+    return str(shard.provenance.get("created") or "–")[:16].replace("T", " ")
 
 
 def _joined(names: Iterable[str]) -> str:
@@ -170,15 +187,16 @@ def _data_lines(store: Store, run: Run) -> list[dict[str, Any]]:
 
 
 def _versions(runs: list[Run], shards: dict[str, list[ShardInfo]]) -> pl.DataFrame:
+    """Return what made each run; a shard that says of samples why they were left out was made by no device."""
     lines = [
         {
             "run": run.id,
-            "when": str(one.provenance.get("created") or "–")[:16].replace("T", " "),
+            "when": _when(one),
             "device": str(one.provenance.get("device") or "–"),
             **{library: str(one.provenance.get(library) or "–") for library in _LIBRARIES},
         }
         for run in runs
-        for one in shards[run.id]
+        for one in [own for own in shards[run.id] if "device" in own.provenance] or shards[run.id][:1]
     ]
     frame = pl.DataFrame(lines, schema=dict.fromkeys(["run", "when", "device", *_LIBRARIES], pl.String))
     return frame.unique(["run", "device", *_LIBRARIES], keep="first", maintain_order=True)

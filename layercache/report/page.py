@@ -20,15 +20,17 @@ import polars as pl
 import vl_convert
 
 from layercache import __version__
-from layercache.report import embed, theme
+from layercache.report import embed, marks, theme
 from layercache.report.embed import Embedded
 from layercache.report.text import count, escape, number, script_json
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("tables.js", "charts.js", "page.js")
+_SCRIPTS = ("tables.js", "fit.js", "charts.js", "page.js")
 """Make one script, in this order."""
 MAX_TABLE_ROWS = 2000
 """Rows shown of a table; a line below says how many are left out."""
+_BRIEF = 24
+"""Letters of a cell that is not broken into lines."""
 _CODE = re.compile(r"`([^`]*)`")
 _SLUG = re.compile(r"[^a-z0-9]+")
 
@@ -198,9 +200,9 @@ def table(frame: pl.DataFrame, sortable: bool = True) -> str:
     """
     numeric = [kind.is_numeric() for kind in frame.dtypes]
     heads = "".join(_head(name, right, sortable) for name, right in zip(frame.columns, numeric, strict=True))
+    whole = [right and bool((frame[name].drop_nulls() % 1 == 0).all()) for name, right in zip(frame.columns, numeric)]
     rows = "\n".join(
-        "<tr>" + "".join(_cell(value, right) for value, right in zip(row, numeric, strict=True)) + "</tr>"
-        for row in frame.head(MAX_TABLE_ROWS).iter_rows()
+        "<tr>" + "".join(map(_cell, row, numeric, whole)) + "</tr>" for row in frame.head(MAX_TABLE_ROWS).iter_rows()
     )
     left = len(frame) - MAX_TABLE_ROWS
     note = paragraph(f"{left:,} more rows are in the store's `results`.", "faint") if left > 0 else ""
@@ -217,13 +219,13 @@ def _head(name: str, right: bool, sortable: bool) -> str:
     return f'<th scope="col"{" class=n" if right else ""}>{text}</th>'
 
 
-def _cell(value: Any, right: bool) -> str:
+def _cell(value: Any, right: bool, whole: bool) -> str:
+    """Return a cell; `whole`: the column holds whole numbers alone, as a layer is that was computed as a mean of one."""
     if value is None:
         return "<td></td>"
     if not right:
-        return f"<td>{escape(value)}</td>"
-    # A layer that was computed as a mean of one is a layer still.
-    whole = isinstance(value, int) or float(value).is_integer()
+        brief = " class=brief" if len(str(value)) <= _BRIEF else ""
+        return f"<td{brief}>{escape(value)}</td>"
     shown = f"{int(value):,}" if whole else number(value, 3)
     return f'<td class="n" data-value="{value}" title="{value}">{shown}</td>'
 
@@ -251,7 +253,7 @@ def _part(part: Part, held: Embedded) -> str:
 def _figure(figure: Figure, held: Embedded) -> str:
     """Keep the figure's chart and return the place the script draws it in, and its numbers and downloads below it."""
     number_of_chart, frames = held.chart(figure.chart, figure.caption)
-    name = slug(figure.caption)
+    name = slug(title_of(figure.chart) or figure.caption)
     rows = held.rows(frames)
     place = (
         f'<div class="chart" data-chart="{number_of_chart}" data-name="{name}"></div>'
@@ -275,8 +277,7 @@ def _table_place(frames: Sequence[str], rows: int, summary: str, name: str) -> s
 
 def title_of(chart: alt.TopLevelMixin) -> str:
     """Return the title above a figure."""
-    title = chart.title
-    return str(title.text if isinstance(title, alt.TitleParams) else title)
+    return " ".join(marks.titles(chart))
 
 
 def slug(text: str) -> str:

@@ -105,7 +105,8 @@ def split(task: PathwayTask, condition: str) -> alt.TopLevelMixin | None:
                 title=title, width=charts.WIDTH, height=charts.HEIGHT
             )
         )
-    return grid(panels, f"ΔP by outcome under {plain(condition)} ({task.place}); dashed: the same made of noise")
+    note = "dashed: the same made of noise"
+    return grid(panels, f"ΔP by outcome under {plain(condition)} ({task.place})", note=note)
 
 
 def _sizes(groups: pl.DataFrame) -> list[str]:

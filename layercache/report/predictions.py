@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from layercache.report import sample_charts
 from layercache.report.frames import Task, sample_scores, shown
 from layercache.store.reader import Store
 
@@ -50,6 +51,29 @@ def counts(found: pl.DataFrame, most: int) -> pl.DataFrame:
     counted = counted.with_columns(share=pl.col("n") / pl.col("n").sum().over("truth"))
     plain = [shown(pl.col(name), counted[name]) for name in ("truth", "predicted")]
     return counted.with_columns(plain).sort("truth", "predicted")
+
+
+def merged(store: Store, task: Task) -> str:
+    """Say what stands for several classes among the predictions of the best probes; empty where nothing does."""
+    said: list[str] = []
+    for at in task.best().iter_rows(named=True):
+        found = predictions(store, task, at)
+        if not len(found) or found["truth"].dtype.is_numeric():
+            continue
+        names = pl.concat([found["truth"], found["predicted"]]).n_unique()
+        least = _least(store, task, at)
+        if OTHER in found["truth"] and least > 1:
+            said.append(f"“{OTHER}” are classes of fewer than {least} rows, which the probe takes as one.")
+        if names > sample_charts.MAX_CLASSES:
+            said.append(f"Of {names} classes the rarest are put together as “{OTHER}”.")
+    return " ".join(dict.fromkeys(said))
+
+
+def _least(store: Store, task: Task, at: dict[str, Any]) -> int:
+    """Return how many rows a class has at the least that the probe took for itself."""
+    where = {name: at[name] for name in ("run", "site", "layer", "pooling")}
+    _, asked = sample_scores(store, {**where, "data": task.data, "label": task.label, "analysis": "probe"})
+    return int(asked.get("min_class", 1))
 
 
 def _classes(labels: pl.DataFrame, min_class: int) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import altair as alt
 import polars as pl
 
 from layercache.report import theme
-from layercache.report.marks import chart, color, grid, model_legend, ticks, tip, titled
+from layercache.report.marks import chart, color, dashes, grid, model_legend, ticks, tip, upright
 from layercache.report.measures import measure
 
 WIDTH, HEIGHT = 265, 180
@@ -30,24 +30,33 @@ def by_depth(frame: pl.DataFrame, models: Sequence[str], title: str = "") -> alt
         models: their order gives the colours.
         title: above the figure.
     """
+    baselines = frame["baseline"].drop_nulls().unique(maintain_order=True).to_list()
+    dash = alt.StrokeDash(
+        "baseline:N",
+        title="baseline",
+        scale=alt.Scale(domain=baselines, range=[theme.dash(name) for name in baselines]),
+        legend=dashes(baselines),
+    )
     drawn = []
     for metric in frame["metric"].unique(maintain_order=True):
         own = frame.filter(metric=metric)
         x = alt.X("depth:Q", title="depth (%)", scale=alt.Scale(domain=[-2, 102], nice=False))
         x = x.axis(values=[0, 25, 50, 75, 100], grid=False)
-        y = alt.Y("value:Q", title=measure(metric).axis, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-        layers = _depth_layers(own.filter(pl.col("baseline").is_null()), models, x, y, measure(metric).axis)
-        for baseline in own["baseline"].drop_nulls().unique(maintain_order=True):
-            line = chart(own.filter(baseline=baseline), "model", "baseline", "depth", "value").mark_line(
-                style="baseline", strokeDash=theme.dash(baseline), strokeWidth=1.5
-            )
+        title_y = upright(measure(metric).axis, HEIGHT)
+        y = alt.Y("value:Q", title=title_y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+        layers = _depth_layers(own.filter(pl.col("baseline").is_null()), models, x, y, title_y)
+        beside = own.filter(pl.col("baseline").is_not_null())
+        if len(beside):
+            line = chart(beside, "model", "baseline", "depth", "value").mark_line(style="baseline", strokeWidth=1.5)
             tips = ["baseline:N", "model:N", tip("value", measure(metric).name)]
-            layers.append(line.encode(x=x, y=y, detail="model:N", tooltip=tips))
+            layers.append(line.encode(x=x, y=y, strokeDash=dash, detail="model:N", tooltip=tips))
         drawn.append(alt.layer(*layers).properties(title=measure(metric).name, width=WIDTH, height=HEIGHT))
     return grid(drawn, title, models, columns=3)
 
 
-def _depth_layers(frame: pl.DataFrame, models: Sequence[str], x: alt.X, y: alt.Y, title: str) -> list[alt.Chart]:
+def _depth_layers(
+    frame: pl.DataFrame, models: Sequence[str], x: alt.X, y: alt.Y, title: str | list[str]
+) -> list[alt.Chart]:
     hue = color(models)
     fields = ("model", "layer", "layer_name", "depth", "value", "low", "high", "n")
     known = frame.drop_nulls(["low", "high"])
@@ -77,7 +86,10 @@ def histogram(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
         layers = own["layer"].unique().sort().to_list()
         x = alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, values=ticks(layers), ticks=False))
         y = alt.Y(
-            "low:Q", title=measure(metric).axis, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False)
+            "low:Q",
+            title=upright(measure(metric).axis, HEIGHT),
+            scale=alt.Scale(zero=False, nice=False),
+            axis=alt.Axis(grid=False),
         )
         shade = alt.FillOpacity("share:Q", scale=alt.Scale(type="sqrt", range=[0.06, 0.9]), legend=None)
         tips = [tip("layer", "layer", "d"), tip("low", "from"), tip("high", "to")]
@@ -125,23 +137,25 @@ def strength(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
     """
     layers = [str(layer) for layer in frame["layer"].unique().sort()]
     frame = frame.with_columns(line=pl.col("layer").cast(pl.String))
-    hue = alt.Color("line:N", title="layer", scale=alt.Scale(domain=layers), legend=alt.Legend(symbolOpacity=1))
+    # Not the colours of models: layers have an order. Neither end is lost on white or on black.
+    scheme = alt.SchemeParams(name="viridis", extent=[0.15, 0.9])
+    scale = alt.Scale(domain=layers, scheme=scheme)
+    hue = alt.Color("line:O", title="layer", scale=scale, legend=alt.Legend(symbolOpacity=1))
     drawn = []
     for metric, kind, model in frame.select("metric", "kind", "model").unique(maintain_order=True).iter_rows():
         own = chart(
             frame.filter(metric=metric, kind=kind, model=model), "line", "strength", "value", "low", "high", "n"
         )
         x = alt.X("strength:Q", title=_STRENGTHS[kind], axis=alt.Axis(grid=False))
-        y = alt.Y("value:Q", title=measure(metric).axis, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+        title_y = upright(measure(metric).axis, HEIGHT)
+        y = alt.Y("value:Q", title=title_y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
         tips = [alt.Tooltip("line:N", title="layer"), tip("strength", _STRENGTHS[kind], "g")]
         tips += [tip("value", "value"), tip("low", "95 % from"), tip("high", "to"), tip("n", "samples", ",d")]
-        band = own.mark_area(opacity=0.15).encode(
-            x=x, y=alt.Y("low:Q", title=measure(metric).axis), y2="high:Q", color=hue
-        )
+        band = own.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q", title=title_y), y2="high:Q", color=hue)
         line = own.mark_line(point=True).encode(x=x, y=y, color=hue, tooltip=tips)
         panel = alt.layer(band, line).properties(title=[model, kind], width=WIDTH, height=HEIGHT)
         drawn.append(panel)
-    return titled(alt.concat(*drawn, columns=3), title)
+    return grid(drawn, title, columns=3)
 
 
 _STRENGTHS = {

@@ -10,10 +10,6 @@ from layercache.report.text import plain
 
 SHOWN = 15
 """Rules shown, the best first; baselines come on top."""
-CAPTION = (
-    f"The {SHOWN} rules that pick best on average (point) and their worst case (the line's other end), beside the middle, the"
-    " last and a random layer. Of the same number's quantiles the best is drawn."
-)
 _REFERENCES = ("middle layer", "last layer", "random layer")
 _QUANTILE = re.compile(r"_q\d[\d.]*(?= |$)")
 
@@ -30,6 +26,16 @@ def chosen(picks: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([first.filter(~known).head(SHOWN), first.filter(known)]).sort(
         "mean", "group", descending=[True, False]
     )
+
+
+def caption(picks: pl.DataFrame) -> str:
+    """Say what is drawn."""
+    rules = len(chosen(picks)) - picks["group"].is_in(_REFERENCES).sum()
+    ends = "the mean over cases (point) and the worst of them (the line's other end)"
+    if not rules:
+        return f"The middle, the last and a random layer: {ends}."
+    many = f"The {rules} rules that pick best on average" if rules > 1 else "One rule"
+    return f"{many}, beside the middle, the last and a random layer: {ends}. Of the same number's quantiles the best is drawn."
 
 
 def chart(picks: pl.DataFrame) -> alt.TopLevelMixin:

@@ -97,19 +97,20 @@ def scatter(frame: pl.DataFrame, models: Sequence[str], title: str = "") -> alt.
     return grid(drawn, title, models, columns=3)
 
 
-def confusion(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
+def confusion(frame: pl.DataFrame, title: str = "", note: str = "") -> alt.TopLevelMixin:
     """Draw which class was taken for which: a panel each, shaded by the share of the true class.
 
     Args:
         frame: panel, truth, predicted, n, share (of the true class, 0 to 1).
         title: above the figure.
+        note: below the title.
     """
     classes = sorted({*frame["truth"], *frame["predicted"]})
     x = alt.X("predicted:N", title="predicted", sort=classes, scale=alt.Scale(domain=classes))
-    x = x.axis(labelAngle=-40 if any(len(name) > 4 for name in classes) else 0, labelLimit=90)
+    side = max(34 * len(classes), 120)
+    x = x.axis(labelAngle=-40 if 7 * max(map(len, classes)) > side / len(classes) else 0, labelLimit=90)
     y = alt.Y("truth:N", title="true", sort=classes, scale=alt.Scale(domain=classes)).axis(labelLimit=90)
     shade = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.75]), legend=None)
-    side = max(34 * len(classes), 120)
     drawn = []
     for panel in frame["panel"].unique(maintain_order=True):
         base = chart(frame.filter(panel=panel), "truth", "predicted", "n", "share").encode(x=x, y=y)
@@ -117,7 +118,7 @@ def confusion(frame: pl.DataFrame, title: str = "") -> alt.TopLevelMixin:
         cells = base.mark_rect().encode(fillOpacity=shade, tooltip=tips)
         counts = base.mark_text(fontSize=10).encode(text=alt.Text("n:Q", format=",d"))
         drawn.append(alt.layer(cells, counts).properties(title=panel, width=side, height=side))
-    return grid(drawn, title, columns=3 if side < 300 else 2)
+    return grid(drawn, title, columns=3 if side < 300 else 2, note=note)
 
 
 def _token_panel(frame: pl.DataFrame) -> alt.LayerChart:

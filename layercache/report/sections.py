@@ -81,20 +81,13 @@ def probe_section(store: Store, numbers: pl.DataFrame) -> Section:
             parts.append(page.folded("first, middle and last layer", page.table(three)))
         if len(task.wins):
             parts.append(page.Numbers(_numbers(task.wins), "how often each layer is the best one, over resamples"))
-    if len(parts) == 1:
-        parts = [
-            page.paragraph("No label was probed: run `layercache analyze probe` on a store whose data have labels.")
-        ]
     return Section("probes", "What each layer knows", parts)
 
 
 def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return what the lens shows, a part a data set."""
-    found = frames.entropies(numbers)
-    if not found:
-        return Section("lens", "How predictions form", [page.paragraph(_no_lens(store))])
     parts: list[page.Part] = [page.paragraph(_ENTROPY_NOTE, "faint")]
-    for data, own in found:
+    for data, own in frames.entropies(numbers):
         parts.append(page.heading(data))
         parts += [page.paragraph(line, "finding") for line in entropy_finding(own)]
         drawn = [
@@ -126,19 +119,18 @@ def entropy_section(store: Store, numbers: pl.DataFrame) -> Section:
     return Section("lens", "How predictions form", parts)
 
 
-def text_section(numbers: pl.DataFrame) -> Section:
+def text_section(store: Store, numbers: pl.DataFrame) -> Section:
     """Return how good the text of every layer is, a part a data set and generated output."""
     parts: list[page.Part] = [page.paragraph(_TEXT_NOTE, "faint")]
     for task in texts.tasks(numbers):
         parts.append(page.heading(f"{task.data}, {task.output}"))
         parts += [page.paragraph(line, "finding") for line in texts.finding(task)]
-        every = pl.concat([task.scores, task.differences, task.foretold])
         opened = (*texts.HEADLINE[:4], f"{task.metric}_minus_other", texts.FORETOLD[0])
-        known = every["metric"].unique(maintain_order=True).to_list()
+        known = texts.metrics(task)
         for metric in [*(name for name in opened if name in known), *(name for name in known if name not in opened)]:
             name = measure(metric).name
             caption = f"{capital(name)} over layers, with 95 % intervals."
-            parts.append(Figure(figures.text(task, metric), caption, None if metric in opened else name))
+            parts.append(Figure(figures.text(store, task, metric), caption, None if metric in opened else name))
     return Section("text", "What each layer writes", parts)
 
 
@@ -187,12 +179,6 @@ def quality_section(store: Store, numbers: pl.DataFrame) -> Section:
 def _one_open(charts: Sequence[alt.TopLevelMixin], caption: str, opened: int = 1) -> list[page.Part]:
     """Return figures of which all but the first are folded away under their titles."""
     return [Figure(chart, caption, None if at < opened else page.title_of(chart)) for at, chart in enumerate(charts)]
-
-
-def _no_lens(store: Store) -> str:
-    if any(store.lens_outputs(run) for run in store.runs()):
-        return "The logit lens has not been analysed yet: run `layercache analyze entropy`."
-    return "No logit lens is stored: the model has no next-token head (an encoder), or the lens was not asked for (`--lens last`)."
 
 
 def _numbers(*parts: pl.DataFrame) -> pl.DataFrame:

@@ -18,13 +18,14 @@ function rowsOf(name) {
   return Array.from({ length: n }, (_, at) => Object.fromEntries(read.map(([key, values]) => [key, values[at]])));
 }
 
-// Short for reading; the whole number is in the cell's title.
-function short(value) {
+// Short for reading; the whole number is in the cell's title. Among fractions, 0 and 1 are written as these are.
+function short(value, whole) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return value.toLocaleString("en");
-  if (Math.abs(value) < 0.001) return value.toExponential(2).replace("-", "−");
-  return value.toLocaleString("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 }).replace("-", "−");
+  if (Number.isInteger(value) && (whole || Math.abs(value) > 1)) return value.toLocaleString("en").replace("-", "−");
+  if (value && Math.abs(value) < 0.001) return value.toExponential(2).replaceAll("-", "−");
+  const shown = value.toLocaleString("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
+  return shown.replace("-", "−").replace(/^(−?)0\./, "$1.");
 }
 
 function compare(a, b) {
@@ -80,6 +81,7 @@ class Numbers {
     const named = Object.keys(held.titles).filter((key) => keys.includes(key));
     this.columns = (own ? keys : named).filter(full);
     this.numeric = new Set(this.columns.filter((key) => this.all.every((row) => typeof (row[key] ?? 0) === "number")));
+    this.whole = new Set([...this.numeric].filter((key) => this.all.every((row) => Number.isInteger(row[key] ?? 0))));
     this.rows = this.unique(this.all);
     this.most = ROWS;
   }
@@ -139,7 +141,7 @@ class Numbers {
     for (const key of this.columns) {
       const value = row[key];
       const number = typeof value === "number" && this.numeric.has(key);
-      line.append(element("td", short(value), number ? { class: "n", title: String(value), "data-value": String(value) } : {}));
+      line.append(element("td", short(value, this.whole.has(key)), number ? { class: "n", title: String(value), "data-value": String(value) } : {}));
     }
     return line;
   }

@@ -66,8 +66,9 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def capital(text: str) -> str:
-    """Begin a title or a caption with a capital letter, whatever of ours it begins with."""
-    return text[:1].upper() + text[1:]
+    """Begin a title or a caption with a capital letter; a name that is written otherwise (chrF) stays as it is."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first == first.lower() else text
 
 
 def count(amount: int, noun: str, plural: str | None = None) -> str:

@@ -54,6 +54,12 @@ def tasks(numbers: pl.DataFrame) -> list[TextTask]:
     return found
 
 
+def metrics(task: TextTask) -> list[str]:
+    """Return every number there is of an output."""
+    every = pl.concat([task.scores, task.differences, task.foretold])
+    return every["metric"].unique(maintain_order=True).to_list()
+
+
 def finding(task: TextTask) -> list[str]:
     """Say where each model writes best, what quantisation costs, and whether the lens knows of right answers."""
     return [*_best(task), *_costs(task), *_knows(task)]

@@ -12,7 +12,10 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 VEIL = "veil"
 """The style of what covers the layers that are not picked."""
-_DASHES = {"tf-idf": [6, 3], "majority class": [2, 2], "mean": [2, 2], "shuffled labels": [9, 3, 2, 3]}
+_DASHES = {
+    **{"tf-idf": [6, 3], "majority class": [2, 2], "mean": [2, 2], "shuffled labels": [9, 3, 2, 3]},
+    **{"chance": [2, 2], "views paired at random": [9, 3, 2, 3]},
+}
 
 _INK, _FAINT, _RULE, _PAPER = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
@@ -38,6 +41,7 @@ def _config(
             "gridColor": rule,
             "gridOpacity": 0.6,
             "labelLimit": 220,
+            "labelFlush": False,
         },
         "legend": {
             **text,
@@ -63,6 +67,7 @@ def _config(
         "rule": {"color": faint},
         "text": {"color": ink},
         "rect": {"color": palette[0]},
+        "point": {"color": palette[0]},
         "style": {
             "baseline": {"color": faint, "strokeWidth": 1.5},
             VEIL: {"color": veil, "opacity": 0.78},

@@ -7,10 +7,11 @@ store before can finish; and that shard is read and checked, to the last byte, b
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from layercache.progress import Patient, Progress, in_bytes
 from layercache.store import mirror, reader
 from layercache.store.coverage import Replaced, replaced
 from layercache.store.layout import QUARANTINE, TEMPORARY, Run
@@ -38,8 +39,10 @@ class Collected(NamedTuple):
     kept: list[Garbage]
 
 
-def collect(store: Path, *, older_than: float = GRACE, dry_run: bool = False) -> Collected:
-    """Remove garbage that is older than so many seconds.
+def collect(
+    store: Path, *, older_than: float = GRACE, dry_run: bool = False, progress: Progress | None = None
+) -> Collected:
+    """Remove garbage that is older than so many seconds; `progress` is where to report.
 
     Raises:
         StoreError: there is no store, it is frozen, damaged or cannot be written.
@@ -47,20 +50,28 @@ def collect(store: Path, *, older_than: float = GRACE, dry_run: bool = False) ->
     mirror.check_store(store)
     if not dry_run:
         check_not_frozen(store)
-    found = Collected([], [])
+    found, patient = Collected([], []), Patient(progress or Progress())
     with one_line_errors(store):
         # Litter first: it can go whatever the state of the shards.
         for candidates in (_litter, _replaced_shards):
             gone = []
-            for garbage, reason in candidates(store, older_than):
+            for garbage, reason in candidates(store, older_than, patient):
                 if reason is None:
                     gone.append(garbage)
                 else:
                     found.kept.append(garbage._replace(what=f"{garbage.what}, kept: {reason}"))
-            for start in range(0, 0 if dry_run else len(gone), _AT_ONCE):
-                remove(store, [garbage.path for garbage in gone[start : start + _AT_ONCE]])
+            if not dry_run:
+                _remove(store, gone, patient)
             found.removed.extend(gone)
     return found
+
+
+def _remove(store: Path, gone: Sequence[Garbage], progress: Progress) -> None:
+    with progress.task(f"remove from {mirror.name(store)}", len(gone), "things") as task:
+        for start in range(0, len(gone), _AT_ONCE):
+            paths = [garbage.path for garbage in gone[start : start + _AT_ONCE]]
+            remove(store, paths)
+            task.advance(len(paths))
 
 
 def leftovers(store: Path) -> list[Garbage]:
@@ -69,7 +80,7 @@ def leftovers(store: Path) -> list[Garbage]:
     return [Garbage(path, "unfinished work", _size(path)) for path in entries if not is_being_written(path)]
 
 
-def _litter(store: Path, older_than: float) -> Iterator[tuple[Garbage, str | None]]:
+def _litter(store: Path, older_than: float, _progress: Progress) -> Iterator[tuple[Garbage, str | None]]:
     """Yield garbage outside runs, and why it has to stay (None: it can go)."""
     now = time.time()
     for garbage in leftovers(store):
@@ -81,15 +92,23 @@ def _litter(store: Path, older_than: float) -> Iterator[tuple[Garbage, str | Non
         yield Garbage(path, "in quarantine", _size(path)), _too_young(age, older_than)
 
 
-def _replaced_shards(store: Path, older_than: float) -> Iterator[tuple[Garbage, str | None]]:
+def _replaced_shards(store: Path, older_than: float, progress: Progress) -> Iterator[tuple[Garbage, str | None]]:
     """Yield shards that do not count any more, and why they have to stay (None: they can go)."""
     now = time.time()
     opened = reader.open(store)
-    for run in opened.runs():
-        checked: dict[Path, str | None] = {}
-        for condition in opened.conditions(run):
-            for gone in replaced(opened, run, condition):
-                yield _replaced(gone, run, now, older_than, checked)
+    found = [
+        (gone, run)
+        for run in opened.runs()
+        for condition in opened.conditions(run)
+        for gone in replaced(opened, run, condition)
+    ]
+    sizes = {holder.path: _size(holder.path) for gone, _ in found for holder in gone.holders}
+    checked: dict[Path, str | None] = {}
+    with in_bytes(progress, "check what replaces old shards", sum(sizes.values())) as read:
+        for gone, run in found:
+            before = set(checked)
+            yield _replaced(gone, run, now, older_than, checked)
+            read(sum(sizes[path] for path in checked.keys() - before))
 
 
 def _replaced(

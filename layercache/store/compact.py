@@ -6,11 +6,12 @@ ones. Until then the new shards hold copies of rows that are there already, so a
 what was readable readable. The old shards stay until `gc` removes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from layercache.errors import StoreError
+from layercache.progress import Patient, Progress, in_bytes
 from layercache.store import pieces
 from layercache.store.files import open_parquet
 from layercache.store.layout import Run, ShardInfo, canonical_json, place
@@ -37,11 +38,14 @@ class Compacted(NamedTuple):
     """Names of the new shards."""
 
 
-def compact(store: Store, run: Run, condition: str, *, size: int = SHARD_BYTES) -> Compacted:
+def compact(
+    store: Store, run: Run, condition: str, *, size: int = SHARD_BYTES, progress: Progress | None = None
+) -> Compacted:
     """Rewrite the shards of a run under one condition that are small, or hold samples of one another.
 
     Args:
         size: bytes of the files of a new shard, about.
+        progress: where to report.
 
     Raises:
         StoreError: a shard is damaged or holds what only a newer layercache knows, or the store cannot be written.
@@ -49,10 +53,13 @@ def compact(store: Store, run: Run, condition: str, *, size: int = SHARD_BYTES) 
     check_not_frozen(store.path)
     known = pieces.look_at(run, condition, store.shards(run, condition))
     made, replaced = [], 0
-    for group in _groups(known, size):
-        _check(known, group)
-        made += _rewrite(known, group, size)
-        replaced += len(group)
+    groups = list(_groups(known, size))
+    total = sum(pieces.nbytes(known, group) for group in groups)
+    with in_bytes(Patient(progress or Progress()), f"compact {run.id}, {condition}", total) as moved:
+        for group in groups:
+            _check(known, group)
+            made += _rewrite(known, group, size, moved)
+            replaced += len(group)
     return Compacted(run.id, condition, len(known.shards), replaced, made)
 
 
@@ -105,9 +112,10 @@ def _check_one(shard: ShardInfo, run: Run, *, rows: bool) -> None:
         raise StoreError(f"{problems[0]}: run `layercache verify --deep --repair`, extract, then compact")
 
 
-def _rewrite(known: Shards, group: list[int], size: int) -> list[str]:
+def _rewrite(known: Shards, group: list[int], size: int, moved: Callable[[int], None]) -> list[str]:
     """Publish a group's new shards; the last one replaces the group's old shards."""
     new = list(pieces.pieces(known, group, size))
+    per_sample = pieces.nbytes(known, group) / max(1, sum(len(piece.sample_ids) for piece in new))
     made: list[str] = []
     for number, piece in enumerate(new):
         replaces = [known.shards[index].name for index in group] if number == len(new) - 1 else []
@@ -125,6 +133,7 @@ def _rewrite(known: Shards, group: list[int], size: int) -> list[str]:
             raise
         assert name is not None
         made.append(name)
+        moved(round(per_sample * len(piece.sample_ids)))
     return made
 
 

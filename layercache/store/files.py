@@ -49,13 +49,13 @@ def sha256(path: Path) -> str:
         return digest.hexdigest()
 
 
-def on_disk(path: Path) -> Path:
-    """Return a file that holds the same bytes on this machine, for what has to be mapped into memory.
+def open_on_disk(path: Path) -> BinaryIO:
+    """Open a file of this machine that holds the same bytes, for what has to be mapped into memory.
 
-    Open it at once: of a bucket's it is one of the cache, which may make room at any time.
+    Of a bucket's it is one of the cache, which may make room at any time; what is open stays whole. Errors as `open_binary`.
     """
     remote = mirror.remote(path)
-    return path if remote is None else ranged.whole(remote)
+    return open(path, "rb") if remote is None else ranged.whole(remote)
 
 
 def open_parquet(path: Path, **options: Any) -> Any:
@@ -64,7 +64,25 @@ def open_parquet(path: Path, **options: Any) -> Any:
     if remote is None:
         return pq.ParquetFile(path, page_checksum_verification=True, **options)
     file = ranged.RemoteFile(remote)
-    return pq.ParquetFile(file, metadata=_metadata(file), page_checksum_verification=True, **options)
+    options["pre_buffer"] = False
+    return _InThisThread(file, metadata=_metadata(file), page_checksum_verification=True, **options)
+
+
+class _InThisThread(pq.ParquetFile):  # type: ignore[misc]
+    """A Parquet file read through a file of Python's, in the thread that asks for it alone.
+
+    A thread of Arrow's own that still holds something of Python's when the interpreter ends makes the process abort,
+    after all its work is done. What is read has been fetched before, many requests at once (`fetch`).
+    """
+
+    def read(self, *args: Any, **options: Any) -> Any:
+        return super().read(*args, **{**options, "use_threads": False})
+
+    def read_row_group(self, *args: Any, **options: Any) -> Any:
+        return super().read_row_group(*args, **{**options, "use_threads": False})
+
+    def read_row_groups(self, *args: Any, **options: Any) -> Any:
+        return super().read_row_groups(*args, **{**options, "use_threads": False})
 
 
 def fetch(paths: Iterable[Path], wanted: Wanted) -> None:

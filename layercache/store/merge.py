@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layercache.errors import StoreError
-from layercache.store import manifest, outstanding, pieces, reader, rows, sequence
+from layercache.progress import Patient, Progress, in_bytes
+from layercache.store import manifest, mirror, outstanding, pieces, reader, rows, sequence
 from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import (
     BESIDE_RUN,
@@ -79,7 +80,7 @@ def check(sources: Iterable[Path], target: Path) -> None:
 def merge(
     source: Path,
     target: Path,
-    note: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
     *,
     asked: Selection = EVERYTHING,
 ) -> Merged:
@@ -88,7 +89,7 @@ def merge(
     Args:
         source: a store; only read.
         target: a store, or where to make one.
-        note: is told of every run as it is done.
+        progress: where to report; every run that is done is a note.
         asked: what to copy; of shards that are wanted in part new ones are made.
 
     Raises:
@@ -96,7 +97,10 @@ def merge(
             other layers in each, or there is nothing of what is asked for.
     """
     check([source], target)
-    return carry_out(outstanding.plan(source, target, asked), note)
+    progress = progress or Progress()
+    plan = outstanding.plan(source, target, asked)
+    with in_bytes(Patient(progress), f"merge {mirror.name(source)}", outstanding.size(plan).bytes) as moved:
+        return carry_out(plan, progress.note, moved=moved)
 
 
 def carry_out(

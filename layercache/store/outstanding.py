@@ -87,7 +87,7 @@ class RunPlan:
     run: Run
     steps: list[Step] = field(default_factory=list)
     there: int = 0
-    """Shards that are there already, by name."""
+    """Shards that are there already, by name; where a part is asked for pieces of which nothing is lacking."""
     heads: list[Path] = field(default_factory=list)
     data: set[str] = field(default_factory=set)
     """Data sets whose rows are asked for."""
@@ -215,7 +215,7 @@ def _condition(
             one.there += len(group) - len(steps)
             one.steps += steps
         else:
-            one.steps += _pieces(known, group, held, asked, samples)
+            _pieces(one, known, group, held, asked, samples)
 
 
 def _as_it_is(known: Shards, index: int, asked: Selection, samples: frozenset[str] | None) -> bool:
@@ -226,19 +226,23 @@ def _as_it_is(known: Shards, index: int, asked: Selection, samples: frozenset[st
 
 
 def _pieces(
-    known: Shards, group: list[int], held: Holdings, asked: Selection, samples: frozenset[str] | None
-) -> Iterator[Step]:
+    one: RunPlan, known: Shards, group: list[int], held: Holdings, asked: Selection, samples: frozenset[str] | None
+) -> None:
+    """Add the steps of shards of which only a part is asked for."""
     for piece in pieces.pieces(known, group, SHARD_BYTES, wanted=asked.wants, samples=samples):
         if piece.outputs:
             lacking = held.missing(piece.sample_ids, piece.outputs)
         elif "samples" in asked.tables:
             lacking = [({}, [name for name in piece.sample_ids if name not in held.holders])]
         else:
-            lacking = []
+            continue
+        lacking = [(outputs, ids) for outputs, ids in lacking if ids]
+        one.there += not lacking
         for outputs, ids in lacking:
-            if ids:
-                sources = sorted({index for name in ids for index in known.held.holders[name]})
-                yield Step([known.shards[index] for index in sources], Piece(outputs, sorted(ids), sources), known)
+            sources = sorted({index for name in ids for index in known.held.holders[name]})
+            one.steps.append(
+                Step([known.shards[index] for index in sources], Piece(outputs, sorted(ids), sources), known)
+            )
 
 
 def _results(source: Path, target: Path, runs: set[str], *, all_runs: bool) -> list[ResultInfo]:

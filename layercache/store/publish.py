@@ -34,6 +34,7 @@ _REASONS = {
     errno.EACCES: "permission denied: choose another --store or change its permissions",
     errno.EPERM: "permission denied: choose another --store or change its permissions",
     errno.EROFS: "the file system is read-only: choose another --store",
+    errno.ENOENT: "its folder has been removed meanwhile: run the same command again",
     errno.ENOTDIR: "part of the path is a file: choose another --store",
     errno.EEXIST: "part of the path is a file: choose another --store",
 }

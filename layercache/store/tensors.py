@@ -64,7 +64,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
         StoreError: it cannot be read, or is no whole safetensors file of the types known here.
     """
     try:
-        with files.on_disk(path).open("rb") as file:
+        with files.open_on_disk(path) as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
             if length > _HEADER_BYTES:
                 raise ValueError("its header is too long")

@@ -1,6 +1,7 @@
 """The cache of fetched ranges: whatever happens to it, what is read is right."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from test_bucket_writing import finish, start
 
 import layercache
 from layercache.errors import StoreError
-from layercache.store import files, mirror
+from layercache.store import files, head, mirror
 from layercache.store.remote import ranged
 from layercache.store.remote.blocks import BLOCK, BlockFile, Cache, Span, aligned
+from layercache.store.remote.ranged import RemoteFile
 
 
 def test_a_block_is_there_only_when_its_bytes_are(tmp_path: Path) -> None:
@@ -118,6 +120,71 @@ def test_many_processes_read_through_one_small_cache(server: Server, url: str, t
     finally:
         del os.environ["LAYERCACHE_CACHE_SIZE"]
     assert {finish(reader) for reader in readers} == {expected}
+
+
+def test_a_head_is_read_through_a_cache_that_has_no_room_for_it(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head is mapped from a file of the cache, which may go as soon as it is there, or before."""
+    run = build.make_run(mirror.attach(url))
+    head.write(run, build.make_head())
+    expected = build.make_head().unembedding.weight.tobytes()
+    monkeypatch.setenv("LAYERCACHE_CACHE_SIZE", "1B")
+    for _ in range(2):
+        assert head.read(layercache.open(url).run("org/tiny")).unembedding.weight.tobytes() == expected
+
+    def emptied(method: str, path: str, query: str) -> None:
+        # As another process does that makes room, also of what is being fetched.
+        if method == "GET" and "head-" in path:
+            Cache(ranged.cache().folder, 0).sweep()
+
+    monkeypatch.setenv("LAYERCACHE_CACHE_SIZE", "1MB")
+    server.hook = emptied
+    assert head.read(layercache.open(url).run("org/tiny")).unembedding.weight.tobytes() == expected
+
+
+def test_reading_goes_on_while_the_cache_is_emptied(server: Server, url: str) -> None:
+    run = build.make_run(mirror.attach(url))
+    head.write(run, build.make_head())
+    for first in range(0, 60, 20):
+        build.put_shard(run, range(first, first + 20), {build.MEAN: build.LAYERS, build.LENS: build.LAYERS})
+    expected = writing.read(url), head.read(run).unembedding.weight.tobytes()
+    cache, end = Cache(ranged.cache().folder, 0), threading.Event()
+
+    def empty() -> None:
+        while not end.is_set():
+            cache.sweep()
+
+    thread = threading.Thread(target=empty)
+    thread.start()
+    try:
+        for _ in range(3):
+            found = writing.read(url), head.read(layercache.open(url).run("org/tiny")).unembedding.weight.tobytes()
+            assert found == expected
+        assert layercache.open(url).sql("SELECT count(*) AS n FROM lens")["n"][0].as_py() == 60 * len(build.LAYERS)
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_no_thread_of_arrow_reads_a_file_of_pythons(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is still at it when the interpreter ends makes the process abort though its work is done."""
+    writing.publish(url, 0)
+    threads: set[int] = set()
+    before = RemoteFile.read
+
+    def read(self: RemoteFile, size: int | None = -1) -> bytes:
+        threads.add(threading.get_ident())
+        return before(self, size)
+
+    monkeypatch.setattr(RemoteFile, "read", read)
+    path = next(layercache.open(url).path.rglob("hidden.parquet"))
+    with files.open_parquet(path) as file:
+        whole = file.read()
+        groups = list(range(file.num_row_groups))
+        assert file.read_row_groups(groups).equals(whole)
+        assert file.read_row_group(0).num_rows > 0
+    assert threads == {threading.get_ident()}
 
 
 def test_a_cache_that_cannot_be_written_is_named(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,7 +251,8 @@ def test_results_recipes_rows_and_heads_come_along(
     assert scores.newest(opened.path, "probe", "accuracy")["value"].to_list() == [0.5]
     assert opened.sql("SELECT value FROM results").to_pylist() == [{"value": 0.5}]
     weights = results.listing(opened.path)[0].path / "w.safetensors"
-    assert files.on_disk(weights).read_bytes() == b"12345678"
+    with files.open_on_disk(weights) as file:
+        assert file.read() == b"12345678"
     assert verify.verify(opened.path, deep=True) == []
 
 

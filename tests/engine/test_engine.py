@@ -133,6 +133,50 @@ def test_the_users_errors_come_back_as_they_are_and_others_as_others(ray_here: N
             list(engine.each(fail, [9], what="failing"))
 
 
+@installed
+def test_ray_is_started_again_where_the_machine_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray gives itself half a minute to start, and says by a bare Exception that it took longer."""
+    import ray
+
+    begun: list[object] = []
+
+    def init(*_: object, **__: object) -> None:
+        begun.append(True)
+        if len(begun) < needed:
+            raise Exception("The current node timed out during startup.\nThis could happen")
+
+    ended: list[object] = []
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    needed = 3
+    assert engine._connect(None, 2, None)
+    assert (len(begun), len(ended)) == (3, 2)
+    begun.clear()
+    needed = 4
+    with pytest.raises(LayercacheError) as error:
+        engine._connect(None, 2, None)
+    assert len(begun) == 3
+    assert str(error.value).startswith(
+        "Ray could not be started on this machine (The current node timed out during startup. This could happen): run"
+    )
+
+
+@on_ray
+def test_a_piece_that_ends_while_another_has_failed_harms_nothing(ray_here: None) -> None:
+    """Cancelling a piece that is just ending makes Ray abort this process, so none is cancelled."""
+
+    def work(item: int) -> int:
+        if item == 0:
+            raise AnalysisError("the first cannot be done")
+        return item
+
+    with engine.on("ray"):
+        for _ in range(20):
+            with pytest.raises(AnalysisError, match="the first cannot be done"):
+                list(engine.each(work, range(8), what="failing"))
+
+
 @on_ray
 def test_a_process_that_dies_is_replaced_and_one_that_keeps_dying_is_given_up(
     ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ import layercache
 from layercache import parts
 from layercache.errors import ModelError
 from layercache.extract import crew, devices
+from layercache.extract.summary import Done, Summary, united
 from layercache.recipe import ExtractSpec
 
 from .test_parts_of_runs import check_same
@@ -258,6 +259,19 @@ def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ModelError, match="there is no GPU"):
         devices.check(["all"], ExtractSpec())
+
+
+def test_a_run_that_was_shared_takes_the_time_in_which_anybody_was_at_it() -> None:
+    def done(seconds: float, at: float) -> Done:
+        return Done(Summary("run", "model", "data", samples=4, forward_passes=1, seconds=seconds), at)
+
+    whole = Summary("run", "model", "data", samples=4, seconds=0.5)
+    # From 10 to 14 on two devices, which overlap or follow at once; then from 20 to 23, one within the other.
+    parts = [done(3, 13), done(2, 12), done(1, 14), done(3, 23), done(1, 22)]
+    found = united(whole, parts, 4)
+    assert found.seconds == pytest.approx(4 + 3 + 0.5)
+    assert found.forward_passes == 5
+    assert united(whole, [], 0).seconds == 0.5
 
 
 @pytest.mark.parametrize("text", ["0/0", "5/4", "a/b", "-1/4"])

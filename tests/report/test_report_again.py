@@ -8,7 +8,7 @@ import click
 import pytest
 
 from layercache import cli, recipe, study
-from layercache.report import again, figures
+from layercache.report import again, plots
 from layercache.store import reader, recipes, results
 from layercache.store.schema import RESULTS, arrow_schema
 
@@ -40,8 +40,8 @@ def read_back(line: str, path: Path) -> list[Any]:
     """Return the specs that a command would run."""
     words = shlex.split(line, comments=True)
     assert words[:2] == ["layercache", "analyze"]
-    command = _command()
-    with command.make_context("analyze", words[2:]) as context:
+    top = click.Context(cli.cli, info_name="layercache", **cli.cli.context_settings)
+    with _command().make_context("analyze", words[2:], parent=top) as context:
         given = {key: value for key, value in context.params.items() if value is not None}
     kinds = given.pop("kinds")
     settings = {name for spec in recipe.ANALYSES.values() for name in spec.model_fields}
@@ -86,6 +86,6 @@ def test_every_setting_has_an_option_or_is_known_to_have_none() -> None:
 
 def test_every_plot_that_is_named_can_be_drawn() -> None:
     named = {plot for _, plots in again.PARTS.values() for plot in plots}
-    assert named <= set(figures.PLOTS)
-    assert set(figures.PLOTS) - named == {"tokens", "lens"}
+    assert named <= set(plots.PLOTS)
+    assert set(plots.PLOTS) - named == {"tokens", "lens"}
     assert {kind for kinds, _ in again.PARTS.values() for kind in kinds} == set(recipe.ANALYSES)

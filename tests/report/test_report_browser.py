@@ -176,6 +176,38 @@ def test_layers_picked_in_one_chart_are_picked_in_all(plain: Visit) -> None:
     assert fields[0].input_value() == "0"
 
 
+def test_the_veil_lies_over_baselines_and_under_the_mouse(plain: Visit) -> None:
+    chart = plain.chart("probes")
+    assert chart.locator(".mark-rule.role-mark line").count()
+    plain.page.locator(".page-controls [name=from]").fill("4")
+    plain.page.locator(".page-controls [name=from]").press("Enter")
+    chart.locator(VEIL).first.wait_for(state="attached")
+    # The last baseline of the first panel, and what the mouse feels: points that are not seen.
+    kinds = (".mark-rule.role-mark line", ".mark-line path", "path[opacity='0'][aria-roledescription='point']")
+    order = chart.locator(".layers1_group").evaluate(
+        """(panel, [veil, ...kinds]) => kinds.map((kind) => {
+            const own = [...panel.querySelectorAll(kind)];
+            const over = panel.querySelector(veil);
+            return own.map((one) => Boolean(one.compareDocumentPosition(over) & Node.DOCUMENT_POSITION_FOLLOWING));
+        })""",
+        [VEIL, *kinds],
+    )
+    assert [set(one) for one in order] == [{True}, {True}, {False}]
+
+
+def test_a_swatch_has_its_lines_dashes_and_room_for_them(plain: Visit) -> None:
+    for anchor in ("probes", "pathways"):
+        chart = plain.chart(anchor)
+        swatches = chart.locator(".role-legend-symbol path[stroke-dasharray]")
+        drawn = chart.locator(".mark-rule.role-mark line[stroke-dasharray]")
+        lines = {one.get_attribute("stroke-dasharray") for one in drawn.all()}
+        shown = {one.get_attribute("stroke-dasharray"): one.bounding_box()["width"] for one in swatches.all()}
+        assert lines
+        assert lines <= shown.keys()
+        for dashes, width in shown.items():
+            assert width >= sum(map(float, dashes.split(",")))
+
+
 def test_a_model_is_hidden_and_shown_everywhere(plain: Visit) -> None:
     charts = [plain.chart(anchor) for anchor in ("probes", "lens")]
     before = [chart.locator(POINTS).count() for chart in charts]
@@ -249,6 +281,22 @@ def test_a_telephone_scrolls_charts_and_not_the_page(browser: Any, pages: dict[s
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 400
     panels = [one.bounding_box() for one in chart.locator(".mark-group.role-scope > g > .background").all()]
     assert max(box["width"] for box in panels if box) <= 400
+    visit.page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_titles_and_legends_are_not_cut_off(width: int, browser: Any, pages: dict[str, Path]) -> None:
+    visit = Visit(browser, pages["hostile"], width=width)
+    visit.all_drawn()
+    # Words that are drawn, and where they end; what is wider than its place can be scrolled to.
+    cut = visit.page.evaluate("""() => [...document.querySelectorAll(".chart")].flatMap((place) => {
+        const end = place.getBoundingClientRect().left + place.clientWidth + 1;
+        const words = [...place.querySelectorAll(":is(.role-title, .role-legend-title, .role-legend-label) text")];
+        return words.filter((word) => word.getBoundingClientRect().right > end).map((word) => word.textContent);
+    })""")
+    assert cut == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.page.locator(".role-title tspan").count(), "some are in lines"
     visit.page.close()
 
 

@@ -13,7 +13,7 @@ from report_store import DEEP, POOLINGS, Plan, build
 from layercache import report
 from layercache.errors import AnalysisError
 from layercache.recipe import ReportSpec
-from layercache.report import depth_sections, embed, frames, in_depth
+from layercache.report import depth_sections, embed, frames, in_depth, marks
 from layercache.store import results
 from layercache.store.reader import Store
 from layercache.store.schema import RESULTS, arrow_schema
@@ -97,7 +97,7 @@ def test_concept_depth_has_a_row_a_model(store: Store, capfd: pytest.CaptureFixt
 
 def test_steps_of_one_training_are_lined_up(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     charts = in_depth.checkpoints(store, frames.results(store))
-    titles = [chart.to_dict()["title"]["text"] for chart in charts]
+    titles = [" ".join(marks.titles(chart)) for chart in charts]
     assert any("Balanced accuracy of certificate over training of net (films)" in title for title in titles)
     assert any(title.startswith("Entropy over training") for title in titles)
     assert not any("other" in title for title in titles)

@@ -9,8 +9,8 @@ import report_store
 from report_store import CLASSES, POOLINGS, Plan, build, value
 
 from layercache.frame import from_arrow
-from layercache.report import figures, frames, predictions, samples
-from layercache.store import results
+from layercache.report import figures, frames, predictions, sample_charts, samples
+from layercache.store import reader, results
 from layercache.store.reader import Store
 from layercache.store.schema import RESULTS, arrow_schema
 
@@ -188,3 +188,21 @@ def test_samples_run_from_the_surest_to_the_least_sure(store: Store) -> None:
 )
 def test_stops_are_spread_over_the_layers(layers: list[int], stops: list[int]) -> None:
     assert samples.stops(layers) == stops
+
+
+def test_what_stands_for_several_classes_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    store = build(path, Plan(models=("demo",)))
+    certificate, rating = frames.tasks(frames.results(store))
+    assert predictions.merged(store, certificate) == predictions.merged(store, rating) == ""
+    monkeypatch.setattr(sample_charts, "MAX_CLASSES", 2)
+    said = predictions.merged(store, certificate)
+    assert said == "Of 3 classes the rarest are put together as “other”."
+    drawn = figures.held_out(store, certificate)
+    assert drawn is not None
+    assert said in str(drawn.to_dict()["title"]["subtitle"])
+    # The newest analysis took classes of fewer than nine rows as one: each of the three has eight.
+    scores = [row for run in store.runs() for row in report_store._predictions(run, Plan(models=("demo",)))]
+    report_store._save(path, "probe", {"kind": "probe", "min_class": 9}, [], scores)
+    said = predictions.merged(reader.open(path), certificate)
+    assert "“other” are classes of fewer than 9 rows, which the probe takes as one." in said

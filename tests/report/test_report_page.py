@@ -21,9 +21,10 @@ from layercache.cli.report import plot
 from layercache.errors import AnalysisError, LayercacheError
 from layercache.frame import from_arrow
 from layercache.recipe import ReportSpec
-from layercache.report import frames
-from layercache.store import reader
+from layercache.report import contents, frames, references, texts
+from layercache.store import reader, recipes
 from layercache.store.reader import Store
+from layercache.store.writer import put_rows
 
 NAME = "a\"b].[c\\d.e'<script>alert(2)</script>"
 PROMPT = "</script><img src=x onerror=alert(1)> \"q\" 'q' & \u2028\u2029 \x1b[31mred\x1b[0m \u202egnirts {{x}} ${y}"
@@ -286,10 +287,10 @@ def test_no_samples_when_none_are_asked_for(store: Store, tmp_path: Path) -> Non
     ("plan", "said"),
     [
         (Plan(models=("bert",), lens=False, grid=False), "No logit lens is stored: the model has no next-token head"),
-        (Plan(models=("demo",), probes=False), "No label was probed: run layercache analyze probe"),
+        (Plan(models=("demo",), probes=False), "What each layer knows of the labelslayercache analyze probe --store s"),
         (
             Plan(models=("demo",), entropy=False),
-            "The logit lens has not been analysed yet: run layercache analyze entropy",
+            "How predictions form, read by the logit lenslayercache analyze entropy --store s",
         ),
         (
             Plan(models=("demo",), intervals=False, layers=[3], final_layer=3),
@@ -302,6 +303,68 @@ def test_no_samples_when_none_are_asked_for(store: Store, tmp_path: Path) -> Non
 def test_what_is_missing_is_said(plan: Plan, said: str, tmp_path: Path) -> None:
     page = Page(report.build(build(tmp_path / "s", plan), tmp_path / "r.html", ReportSpec()).read_text())
     assert said in page.text
+    # What has nothing to show is no section.
+    anchors = [one["id"] for one in page.named("section")]
+    assert ("probes" in anchors, "lens" in anchors) == (plan.probes, plan.lens and plan.entropy)
+    assert anchors[-1] == "reproduce"
+    assert ("Not analysed yet" in page.text) is not (plan.probes and (plan.entropy or not plan.lens))
+
+
+def test_what_a_recipe_asks_for_comes_first(tmp_path: Path) -> None:
+    store = build(tmp_path / "s", Plan(models=("demo",), grid=False, quality=False, adapted=False))
+    numbers = frames.results(store)
+    found = [part for made in contents.makers(store, numbers) for part in made()]
+    assert [part.anchor for part in contents.ordered(store, found)] == ["probes", "lens", "text", "pathways"]
+    recipes.save(store.path, {"name": "films", "analyze": [{"kind": "delta_p"}, {"kind": "text"}]})
+    asked = [part.anchor for part in contents.ordered(store, found)]
+    assert asked == ["pathways", "text", "probes", "lens"]
+    page = Page(report.build(store, tmp_path / "r.html", ReportSpec(samples=0)).read_text())
+    assert [one["id"] for one in page.named("section")] == ["overview", *asked, "ask", "reproduce"]
+
+
+def test_charts_are_picked_by_words_of_their_titles(store: Store, tmp_path: Path) -> None:
+    def titles(name: str, only: str) -> list[tuple[str, list[str]]]:
+        spec = json.loads(report.plot(store, name, tmp_path / "p.json", only).read_text())
+        figures = spec["concat"] if "spacing" in spec else [spec]
+        return [(one["title"]["text"], [panel["title"] for panel in one["concat"]]) for one in figures]
+
+    poolings = ["last@prompt", "mean@prompt"]
+    certificate, rating = "Balanced accuracy of certificate (films)", "R² of rating (films)"
+    assert titles("probe", "") == [(certificate, poolings), (rating, poolings)]
+    assert titles("probe", "RATING") == [(rating, poolings)]
+    assert titles("probe", "rating mean@") == [(rating, ["mean@prompt"])]
+    assert [title for title, _ in titles("probe", "accuracy")] == ["Accuracy of certificate (films)"]
+    assert titles("probe", "error mean@") == [("Mean squared error of rating (films)", ["mean@prompt"])]
+    assert titles("probe", "mean squared") == [("Mean squared error of rating (films)", poolings)]
+    assert [title for title, _ in titles("text", "bleu")] == ["BLEU (films)"]
+    assert [title for title, _ in titles("text", "empty")] == ["Empty outputs (films)"]
+    with pytest.raises(
+        AnalysisError, match=r"no chart of 'text' has 'nothing' in its title: there are Token F1 \(films\), "
+    ):
+        report.plot(store, "text", tmp_path / "p.svg", "nothing")
+
+
+def test_several_charts_are_rows_of_a_sheet_and_figures_of_a_page(store: Store, tmp_path: Path) -> None:
+    spec = json.loads(report.plot(store, "text", tmp_path / "p.json").read_text())
+    assert (len(spec["concat"]), spec["columns"]) == (4, 2)
+    assert len(Page(report.plot(store, "text", tmp_path / "p.html").read_text()).specs) == 4
+
+
+def test_bleu_of_short_references_is_said_to_mean_little(tmp_path: Path) -> None:
+    store = build(tmp_path / "s", Plan(models=("demo",), grid=False, quality=False, adapted=False, pathways=False))
+    said = "100 % of the references have fewer than 4 words"
+    for only in ("bleu", "token f1"):
+        svg = report.plot(store, "text", tmp_path / "p.svg", only).read_text()
+        assert (said in " ".join(ET.fromstring(svg).itertext())) is (only == "bleu")
+    (run,) = store.runs()
+    for words, share in (("one two three four", 0.0), ("one two", 1.0)):
+        frame = store.rows(run, "films").with_columns(certificate=pl.lit(words))
+        put_rows(run, frame, data="films", source="films.csv", labels=[], reference=["certificate"])
+        changed = reader.open(store.path)
+        (task,) = texts.tasks(frames.results(changed))
+        assert references.short_share(changed, task) == share
+        assert bool(references.caution(changed, task, "bleu")) is (share == 1)
+        assert not references.caution(changed, task, "rouge_l")
 
 
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
@@ -348,7 +411,8 @@ def test_a_missing_folder_is_named(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in report.PLOTS if name not in DEEP])
 def test_every_plot_can_be_drawn(name: str, hostile_store: Store, tmp_path: Path) -> None:
     svg = report.plot(hostile_store, name, tmp_path / f"{name}.svg").read_text()
-    assert any(NAME in text for text in ET.fromstring(svg).itertext())
+    # A name that is longer than its place is broken into lines.
+    assert NAME in "".join(ET.fromstring(svg).itertext())
 
 
 def test_a_plot_takes_its_format_from_the_suffix(store: Store, tmp_path: Path) -> None:

@@ -212,9 +212,40 @@ def test_the_page_says_which_samples_it_shows(store: Store) -> None:
         parts = browser.section(store, frames.results(store), ReportSpec(**settings), "my-store").parts
         return " ".join(part for part in parts if isinstance(part, str))
 
-    assert "12 rows, all listed; 4 samples of them with every panel" in said(samples=4)
-    assert "half are the extremes of each score" in said(samples=4)
-    assert "layercache report --store my-store --sample ID" in said(samples=4)
+    assert "All 12 rows are in the list; 4 of them, marked ●, have every panel." in said(samples=4)
+    assert "About half of them were chosen because they stand out" in said(samples=4)
+    assert "layercache report --store my-store --sample DATA:ROW" in said(samples=4)
+    # Row 0 has row 11's prompt, which is one sample.
+    assert "All 12 rows are in the list; 11 of them, marked ●, have every panel." in said(samples=50)
+
+
+def test_the_page_opens_at_what_stands_out_most_and_says_why(store: Store, tmp_path: Path) -> None:
+    def first(held: Store, **settings: Any) -> dict[str, Any]:
+        data = browser.section(held, frames.results(held), ReportSpec(**settings), "my-store").data
+        assert data is not None
+        found: dict[str, Any] = data["first"]
+        assert str(found["place"]) in data["sets"][0]["whole"]
+        return found
+
+    assert first(store, samples=4) == {
+        "set": 0,
+        "place": 11,
+        "run": 0,
+        "said": "The page opens here because this row comes first by “age: most wrong”.",
+    }
+    asked = first(store, samples=4, show=["towns:7"])
+    assert (asked["place"], asked["said"]) == (7, "The page opens here because this row was asked for.")
+    plain = build(tmp_path / "s", Plan(scores=False, lens=False))
+    assert first(plain, samples=50)["place"] == 0
+    assert first(plain, samples=50)["said"] == "The page opens here: this is the first row with every panel."
+
+
+def test_a_reason_names_the_model_where_there_are_several(tmp_path: Path) -> None:
+    held = build(tmp_path / "s", Plan(models=("one", "two")))
+    data = browser.section(held, frames.results(held), ReportSpec(samples=6), "my-store").data
+    assert data is not None
+    whys = {data["tables"]["texts"][number] for number in data["sets"][0]["whole"].values()}
+    assert {"age: most wrong (one)", "size: surest and wrong (one)"} <= whys
 
 
 def test_half_of_the_choice_are_extremes_and_the_rest_is_the_same_every_time(

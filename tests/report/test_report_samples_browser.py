@@ -69,14 +69,19 @@ def move(visit: Visit, index: int) -> None:
     slider.evaluate("(node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }", index)
 
 
-def test_a_row_is_picked_from_the_start(visit: Visit) -> None:
-    assert title(visit) == "towns, row 0"
+def test_the_row_that_stands_out_most_is_picked_from_the_start(visit: Visit) -> None:
+    assert title(visit) == "towns, row 11"
+    said = "The page opens here because this row comes first by “age: most wrong (one)”."
+    assert visit.page.locator(".picked > header").get_by_text(said).is_visible()
+    assert visit.page.locator("[role=option][aria-selected=true]").get_attribute("data-place") == "11"
     assert "#" not in visit.page.url
     assert panels(visit) == [
         *("Labels and scores", "Prompt", "Logit lens", "Most probable tokens", "What each layer writes"),
         *("Predictions by layer", "Under changed passes"),
     ]
     assert listed(visit) == list(range(12))
+    visit.page.locator("#sample-browser [role=option]").nth(3).click()
+    assert visit.page.get_by_text("The page opens here").count() == 0
 
 
 def test_picking_switches_every_panel_and_the_address(visit: Visit) -> None:
@@ -98,6 +103,7 @@ def test_picking_switches_every_panel_and_the_address(visit: Visit) -> None:
 
 
 def test_keys_go_from_row_to_row(visit: Visit) -> None:
+    visit.page.locator("#sample-browser [role=option]").first.click()
     box = visit.page.locator("#sample-browser [role=listbox]")
     box.focus()
     for key, row in (("ArrowDown", 1), ("j", 2), ("ArrowUp", 1), ("End", 11), ("Home", 0)):
@@ -155,6 +161,22 @@ def test_the_slider_moves_every_panel(visit: Visit) -> None:
     move(visit, 2)
     row.click()
     assert name.text_content() == "layer 2 (block 2)", "the layer stays from row to row"
+
+
+def test_what_is_wide_or_high_is_scrolled_to_the_layer_picked(visit: Visit) -> None:
+    strip = visit.page.locator(".predictions .scroll:has(.strip)").first
+    heat = visit.page.locator(".lens .tall")
+    strip.evaluate("node => { node.style.maxWidth = '160px'; }")
+    heat.evaluate("node => { node.style.maxHeight = '50px'; }")
+    boxes = ((strip, "td.here", "width"), (heat, "tr.here", "height"))
+    for layer in (0, 4, 1, 3):
+        move(visit, layer)
+        for box, here, size in boxes:
+            outer, inner = box.bounding_box(), box.locator(here).first.bounding_box()
+            side = "x" if size == "width" else "y"
+            assert outer[side] <= inner[side] + 1
+            assert inner[side] + inner[size] <= outer[side] + outer[size] + 1
+    assert visit.page.evaluate("scrollX") == 0
 
 
 def test_curves_say_what_the_store_says(visit: Visit) -> None:
@@ -237,7 +259,7 @@ def test_an_address_leads_to_its_row(browser: Any, pages: dict[str, Path]) -> No
     for nonsense in ("#sample=nowhere:5", "#sample=%E0%A4%A:1", "#sample=towns:999"):
         visit.page.goto(pages["plain"].as_uri() + nonsense)
         visit.page.reload()
-        assert title(visit) == "towns, row 0"
+        assert title(visit) == "towns, row 11"
     assert visit.complaints == []
     visit.page.close()
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 from crash_points import failing_at
-from store_builder import LAST, LAYERS, LENS, MEAN, make_run, put_shard
+from store_builder import LAST, LAYERS, LENS, MEAN, fill, make_run, put_shard, sample_id
 from test_store_crashes import compact_all, merge_other, overlapping, seen
 
 import layercache
 from layercache.errors import StoreError
 from layercache.store import cleanup, reader
 from layercache.store.verify import verify
+from layercache.store.writer import Shard
 
 
 def publish(store: Path) -> None:
@@ -98,3 +99,18 @@ def test_an_answer_that_no_disk_takes_is_one_line(tmp_path: Path, form: str) -> 
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert (done.returncode, done.stderr) == (2, "error: cannot write the output: the disk is full\n")
+
+
+def test_a_store_that_is_removed_while_it_is_written_is_one_line(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run = make_run(store)
+    shard = Shard(run, {MEAN: LAYERS}, provenance={})
+    fill(shard, [sample_id(number) for number in range(3)], {MEAN: LAYERS}, 0)
+    store.rename(tmp_path / "away")
+    with pytest.raises(StoreError, match=r"its folder has been removed meanwhile: run the same command again$"):
+        shard.publish()
+    # The same command begins with the run.
+    run = make_run(store)
+    put_shard(run, range(3), {MEAN: LAYERS})
+    assert verify(store, deep=True) == []
+    assert reader.open(store).count_samples(run) == 3

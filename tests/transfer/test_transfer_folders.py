@@ -178,10 +178,19 @@ def test_a_dry_run_says_what_comes_and_writes_nothing(tmp_path: Path, source: Ru
     )
     # Rows that do not count are looked at, too, where two shards share samples.
     assert rows <= one["rows"] <= rows * 1.3
-    assert call("pull", source.store, "--store", target, "--dry-run", "--tables", "hidden", "--layers", "0,2").out == (
-        f"{source.store} to {target}: would copy 0 bytes, 0 rows, in 0 shards (0 were there), 0 files, 0 results; new"
-        " runs: 0\n"
-    )
+    n = len(list(target.rglob("shard=*/manifest.json")))
+    assert other["shards"] == n > 1
+    part = ("--tables", "hidden", "--layers", "0,2")
+    for verb, option in (("would copy", "--dry-run"), ("copied", "--quiet")):
+        assert call("pull", source.store, "--store", target, *part, option).out == (
+            f"{source.store} to {target}: {verb} 0 bytes, 0 rows, in 0 shards ({n} were there), 0 files, 0 results; new"
+            " runs: 0\n"
+        )
+    pushed = call("push", target, "--store", source.store, *part, "--json")
+    assert (pushed.json["shards"], pushed.json["there"]) == (0, n)  # type: ignore[index]
+    # Of more than is there, what is there counts beside what is new.
+    more = call("push", target, "--store", source.store, "--tables", "hidden", "--json", "--dry-run").json
+    assert more["shards"] > 0  # type: ignore[index]
 
 
 CUT = """

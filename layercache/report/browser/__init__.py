@@ -11,9 +11,11 @@ show it; the page's data is one JSON object:
     samples   `set/run/place of the sample` → tokens, spans, lenses, texts
     rows      `set/run/place of the row` → predictions and pathways by layer, references
     abouts    `set/run` → the labels, places and layers of these
+    first     the row the page opens at: set, place, run, and why
     tables    texts and tokens, meant by their numbers everywhere else
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ import polars as pl
 from layercache.recipe import ReportSpec
 from layercache.report import page
 from layercache.report.browser import choosing, inside, listing, scores
+from layercache.report.browser.choosing import ASKED, CHANCE
 from layercache.report.browser.encode import Tables, size
 from layercache.report.browser.filling import Insides, fill
 from layercache.report.browser.inside import Held
-from layercache.report.browser.listed import Shown, lists
+from layercache.report.browser.listed import Shown, lists, reason
 from layercache.report.browser.listing import DataSet
 from layercache.report.frames import model_names
 from layercache.report.page import Section
@@ -38,8 +41,12 @@ LISTED, MOST_BYTES = 2000, 2_600_000
 _HERE = Path(__file__).parent
 _SCRIPTS = ("draw.js", "panels.js", "layers.js", "list.js", "browser.js")
 _HOW = (
-    "Pick a row: its prompt and the spans in it, what the logit lens reads at every layer, what each layer wrote, what probes "
-    "say of it. Arrow keys go from row to row, and the address of this page leads back to the one picked."
+    "Pick a row to see its prompt and the spans in it, what the logit lens reads at every layer, what each layer wrote and what"
+    " probes say of it. The arrow keys go from row to row, and this page's address leads back to the row picked."
+)
+_CHOSEN = (
+    " About half of them were chosen because they stand out (surest and wrong, largest loss, least sure, worst text), the rest by"
+    " a draw that is the same every time."
 )
 
 
@@ -77,6 +84,7 @@ def section(store: Store, numbers: pl.DataFrame, spec: ReportSpec, place: str) -
         "runs": [_run_json(run, names[run.id], held[run.id][1] if run.id in held else None) for run in runs],
         "sets": listed,
         **{name: getattr(insides, name) for name in ("samples", "rows", "abouts")},
+        "first": _first(shown, insides.whole, runs, names),
         "tables": tables.json(),
         "more": f"layercache report --store {place} --sample",
     }
@@ -114,23 +122,48 @@ def _marked(own: dict[str, Any], data: DataSet, whole: list[int], tables: Tables
     return found
 
 
+def _first(
+    shown: list[Shown], whole: list[list[int]], runs: list[Run], names: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Return the row that the page opens at, and why: one asked for, else the first that stands out, else the first whole one."""
+    for number, (one, places) in enumerate(zip(shown, whole, strict=True)):
+        if not places:
+            continue
+        there = [choice for choice in one.chosen if choice.place in places]
+        best = there[0] if there[0].why != CHANCE else min(there)
+        said = {
+            ASKED: "The page opens here because this row was asked for.",
+            CHANCE: "The page opens here: this is the first row with every panel.",
+        }.get(best.why, f"The page opens here because this row comes first by “{reason(one, best, names)}”.")
+        run = runs.index(one.data.runs[best.run or 0])
+        return {"set": number, "place": best.place, "run": run, "said": said}
+    return None
+
+
 def _which(shown: list[Shown], insides: Insides, left_out: int, place: str) -> str:
-    """Say which samples there are, which are shown whole, by what rule, and how to get others."""
+    """Say which rows are in the list, which of them can be seen in full and why, and how to see others."""
     listed, of = sum(len(one.data.rows) for one in shown), sum(one.of for one in shown)
     wanted, whole = sum(len(one.chosen) for one in shown), sum(map(len, insides.whole))
-    said = f"{count(listed, 'row')} of {of:,} are listed" if listed < of else f"{count(listed, 'row')}, all listed"
-    said += f"; {count(whole, 'sample')} of them" if whole < listed else "; all of them"
-    said += " with every panel (marked ●)"
-    rule = ": half are the extremes of each score (most wrong, most lost, least sure, worst text), half a seeded choice"
-    said += f"{rule}. " if whole < listed else ". "
+    said = (
+        f"All {count(of, 'row')} are in the list"
+        if listed == of > 1
+        else f"{listed:,} of {count(of, 'row')} are in the list"
+    )
+    if whole == listed:
+        return f"{said}, each with every panel.{_rooms(left_out)}"
+    said += f"; {whole:,} of them, marked ●, have every panel.{_CHOSEN if whole else ''}"
     if whole < wanted:
-        said += f"The page had no room for {wanted - whole:,} more. "
+        said += f" The page had no room for {wanted - whole:,} more."
     if insides.short + whole < listed:
-        said += f"{listed - insides.short - whole:,} rows have no tokens and no curves for want of room. "
-    if left_out:
-        said += f"{count(left_out, 'model')} found no room in the list. "
-    more = f"`layercache report --store {place} --sample ID` shows a sample whole (also `--sample DATA:ROW`), `--samples` more"
-    return said + (f"{more} of them; in a recipe `--set report.samples=…`." if whole < listed else "")
+        said += f" For want of room, {listed - insides.short - whole:,} rows show no tokens and no curves."
+    return (
+        f"{said}{_rooms(left_out)} To see another row in full: `layercache report --store {place} --sample DATA:ROW` (or how the"
+        " sample's id begins). To see more of them: `--samples 100`, in a recipe `--set report.samples=100`."
+    )
+
+
+def _rooms(left_out: int) -> str:
+    return f" {count(left_out, 'model')} found no room in the list." if left_out else ""
 
 
 def _run_json(run: Run, name: str, held: Held | None) -> dict[str, Any]:

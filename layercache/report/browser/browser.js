@@ -183,6 +183,7 @@ function browseSamples(page, root) {
     const same = at.number === null ? [] : at.part.samples.flatMap((number, place) => (number === at.number && place !== at.place ? [place] : []));
     const others = same.slice(0, 5).map((place) => el("button", { type: "button", class: "link", onclick: () => pick(place) }, `row ${set.rows[place]}`));
     const why = at.place in set.whole ? page.tables.texts[set.whole[at.place]] : null;
+    const first = page.first && ["set", "place", "run"].every((name) => page.first[name] === at[name]) ? page.first.said : null;
     return el(
       "header",
       {},
@@ -194,6 +195,7 @@ function browseSamples(page, root) {
         el("button", { type: "button", onclick: () => step(1), title: "arrow down in the list" }, "next ›"),
       ),
       el("p", { class: "faint" }, `${page.runs[at.run].name} · ${id}${why ? ` · ● ${why}` : ""}`),
+      first ? el("p", { class: "faint" }, first) : null,
       others.length ? el("p", { class: "faint" }, "The same prompt: ", others, same.length > 5 ? ` and ${same.length - 5} more` : "") : null,
     );
   }
@@ -231,9 +233,8 @@ function browseSamples(page, root) {
   window.addEventListener("hashchange", fromAddress);
   if (!fromAddress()) {
     const address = location.href;
-    const first = page.sets.findIndex((set) => Object.keys(set.whole).length) ;
-    const set = Math.max(first, 0);
-    go(set, page.sets[set].runs[0].run, Number(Object.keys(page.sets[set].whole)[0] ?? 0));
+    const first = page.first ?? { set: 0, place: 0, run: page.sets[0].runs[0].run };
+    go(first.set, first.run, first.place);
     // The address only changes once somebody picks.
     history.replaceState(null, "", address);
   }

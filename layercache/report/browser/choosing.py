@@ -17,10 +17,11 @@ _PREFIX = re.compile(r"[0-9a-f]{4,24}")
 
 
 class Choice(NamedTuple):
-    """A row that is shown whole: its place in the data set, and why it was chosen."""
+    """A row that is shown whole: its place in the data set, why it was chosen, and by what run of the data set's."""
 
     place: int
     why: str
+    run: int | None = None
 
 
 def choose(data: DataSet, scores: Sequence[Score], asked: Sequence[int], how_many: int) -> list[Choice]:
@@ -35,23 +36,23 @@ def choose(data: DataSet, scores: Sequence[Score], asked: Sequence[int], how_man
         asked: places of rows that are shown in any case.
         how_many: rows chosen beside them.
     """
-    chosen = dict.fromkeys(asked, ASKED)
+    chosen: dict[int, Choice] = {place: Choice(place, ASKED) for place in asked}
     samples = [data.samples(run) for run in range(len(data.runs))]
     prompts = [tuple(one[place] for one in samples) for place in range(len(data.rows))]
     taken = {prompts[place] for place in chosen}
 
-    def add(place: int, why: str, most: int) -> None:
-        if prompts[place] not in taken and len(chosen) - len(asked) < most:
-            chosen[place] = why
-            taken.add(prompts[place])
+    def add(choice: Choice, most: int) -> None:
+        if prompts[choice.place] not in taken and len(chosen) - len(asked) < most:
+            chosen[choice.place] = choice
+            taken.add(prompts[choice.place])
 
-    for place, why in _in_turn(scores):
-        add(place, why, (how_many + 1) // 2)
+    for choice in _in_turn(scores):
+        add(choice, (how_many + 1) // 2)
     rest = list(range(len(data.rows)))
     random.Random(SEED).shuffle(rest)
     for place in rest:
-        add(place, CHANCE, how_many)
-    return [Choice(place, why) for place, why in chosen.items()]
+        add(Choice(place, CHANCE), how_many)
+    return list(chosen.values())
 
 
 def listed(data: DataSet, chosen: Sequence[Choice], most: int) -> list[int]:
@@ -89,12 +90,12 @@ def find(sets: Sequence[DataSet], wanted: Sequence[str]) -> list[list[int]]:
     return [list(dict.fromkeys(places)) for places in found]
 
 
-def _in_turn(scores: Sequence[Score]) -> Iterator[tuple[int, str]]:
+def _in_turn(scores: Sequence[Score]) -> Iterator[Choice]:
     """Yield the first row of every order, then the second of every order, with what it is extreme in."""
     for turn in range(max((score.n_extreme for score in scores), default=0)):
         for score in scores:
             if turn < score.n_extreme:
-                yield score.order[turn], score.extreme
+                yield Choice(score.order[turn], score.extreme, score.run)
 
 
 def _rows(sets: Sequence[DataSet], wanted: str) -> list[tuple[int, int]]:

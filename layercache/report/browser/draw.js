@@ -84,6 +84,18 @@ function rove(cells, columns, onfocus) {
   });
 }
 
+// Scrolls a box, and not the page, to what is out of sight in it: to a cell, beside the first one, which stays; to a line.
+function across(box, cell) {
+  const [left, right] = [cell.offsetLeft, cell.offsetLeft + cell.offsetWidth];
+  const hidden = left < box.scrollLeft + cell.parentNode.cells[0].offsetWidth || right > box.scrollLeft + box.clientWidth;
+  if (hidden) box.scrollLeft = (left + right - box.clientWidth) / 2;
+}
+
+function down(box, line) {
+  const [top, bottom] = [line.offsetTop, line.offsetTop + line.offsetHeight];
+  if (top < box.scrollTop || bottom > box.scrollTop + box.clientHeight) box.scrollTop = (top + bottom - box.clientHeight) / 2;
+}
+
 // Lines over layers. Returns the picture and a function that marks a layer.
 function lineChart({ layers, lines, low, high, rules = [], ticks, digits, title, onpick }) {
   const [width, height, left, right, top, bottom] = [640, 230, 46, 12, 10, 34];

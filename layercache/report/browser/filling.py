@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from layercache.report import frames
+from layercache.report import references
 from layercache.report.browser import by_layer, encode, inside
 from layercache.report.browser.choosing import SEED
 from layercache.report.browser.encode import Tables
@@ -143,9 +143,7 @@ class _Source:
 def _references(store: Store, one: Shown, at: int) -> dict[int, list[str]]:
     """Return the texts that a row's generated text is compared with, place → texts."""
     info, run = one.data.infos[at], one.data.runs[at]
-    _, asked = frames.sample_scores(store, {"run": run.id, "data": one.data.name, "analysis": "text"})
-    columns = asked.get("reference") or list(info.reference or info.answers)
-    known = [column for column in columns if column in one.data.own[at].columns]
+    known = [name for name in references.columns(store, run, info) if name in one.data.own[at].columns]
     if not known:
         return {}
     cells = one.data.rows.select("row").join(
@@ -154,9 +152,4 @@ def _references(store: Store, one: Shown, at: int) -> dict[int, list[str]]:
         how="left",
         maintain_order="left",
     )
-    return {place: _texts(row[1:]) for place, row in enumerate(cells.iter_rows())}
-
-
-def _texts(cells: Sequence[Any]) -> list[str]:
-    items = (item for cell in cells for item in (cell if isinstance(cell, list) else [cell]))
-    return [str(item) for item in items if item is not None][:_REFERENCES]
+    return {place: references.texts(row[1:])[:_REFERENCES] for place, row in enumerate(cells.iter_rows())}

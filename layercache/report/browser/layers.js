@@ -48,11 +48,16 @@ function classStrips(at, group) {
   rove(cells, layers.length, (number) => {
     output.textContent = reads[number];
   });
-  const follow = (layer) => cells.forEach((cell, number) => cell.classList.toggle("here", layers[number % layers.length] === layer));
+  const follow = (layer) => {
+    cells.forEach((cell, number) => cell.classList.toggle("here", layers[number % layers.length] === layer));
+    const here = cells[layers.indexOf(layer)];
+    if (here) across(box, here);
+  };
   at.followers.set(cells, follow);
   const heads = el("tr", {}, el("th", {}, "layer"), layers.map((layer) => el("th", { scope: "col" }, String(layer))));
   const table = el("table", { class: "strip", role: "grid", "aria-label": `${group[0].about.label} by layer` }, el("thead", {}, heads), el("tbody", {}, rows));
-  return el("div", {}, labelHeading(at, group[0].about), el("div", { class: "scroll" }, table), output);
+  const box = el("div", { class: "scroll" }, table);
+  return el("div", {}, labelHeading(at, group[0].about), box, output);
 }
 
 function numberLines(at, group) {

@@ -1,5 +1,6 @@
 """The list of the sample browser as JSON: rows, how prompts begin, labels and scores, as far as bytes allow."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from layercache.report.browser import encode, listing
@@ -7,6 +8,7 @@ from layercache.report.browser.choosing import Choice
 from layercache.report.browser.encode import Tables
 from layercache.report.browser.listing import DataSet
 from layercache.report.browser.scores import Score
+from layercache.report.frames import model_names
 from layercache.report.text import plain
 from layercache.store.layout import Run
 from layercache.store.reader import Store
@@ -30,7 +32,8 @@ def lists(store: Store, shown: list[Shown], runs: list[Run], tables: Tables) -> 
 
     The first run always has its place; the others as far as bytes allow.
     """
-    found = [_rows(one, PROMPT_BYTES // len(shown), tables) for one in shown]
+    names = model_names(store)
+    found = [_rows(one, PROMPT_BYTES // len(shown), names, tables) for one in shown]
     left = LIST_BYTES - sum(encode.size({**one, "prompts": None}) for one in found)
     left_out = set()
     for number, run in enumerate(runs):
@@ -45,7 +48,13 @@ def lists(store: Store, shown: list[Shown], runs: list[Run], tables: Tables) -> 
     return found, left_out
 
 
-def _rows(one: Shown, prompt_bytes: int, tables: Tables) -> dict[str, Any]:
+def reason(one: Shown, choice: Choice, names: Mapping[str, str]) -> str:
+    """Say why a row is shown whole, and of several runs by which."""
+    several = choice.run is not None and len(one.data.runs) > 1
+    return f"{choice.why} ({names[one.data.runs[choice.run or 0].id]})" if several else choice.why
+
+
+def _rows(one: Shown, prompt_bytes: int, names: Mapping[str, str], tables: Tables) -> dict[str, Any]:
     """Return what a list holds whatever the run; `whole` are rows shown whole, place → why."""
     prompts = [plain(prompt, keep="\n\t") for prompt in one.data.rows["prompt"].to_list()]
     prefix = listing.shared(prompts)
@@ -57,7 +66,7 @@ def _rows(one: Shown, prompt_bytes: int, tables: Tables) -> dict[str, Any]:
         "rows": one.data.rows["row"].to_list(),
         "prefix": prefix,
         "prompts": [encode.cut(rest, most) for rest in rests],
-        "whole": {str(choice.place): tables.text(choice.why) for choice in one.chosen},
+        "whole": {str(choice.place): tables.text(reason(one, choice, names)) for choice in one.chosen},
         "runs": [],
     }
 

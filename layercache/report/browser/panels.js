@@ -267,11 +267,14 @@ function heatTable(at, layers, heads, cellsOf, holder, name, atEnd = false) {
   rove(cells, heads.length, (number) => {
     output.textContent = reads[number];
   });
-  at.followers.set(holder, (layer) => lines.forEach((line, own) => line.classList.toggle("here", own === layer)));
-  at.followers.get(holder)(at.layer);
+  at.followers.set(holder, (layer) => {
+    lines.forEach((line, own) => line.classList.toggle("here", own === layer));
+    if (lines.has(layer)) down(box, lines.get(layer));
+  });
   const corner = el("th", { scope: "col" }, "layer");
   const table = el("table", { class: "heat", role: "grid", "aria-label": name }, el("thead", {}, el("tr", {}, corner, heads)), body);
   const box = el("div", { class: "scroll tall" }, table);
+  at.followers.get(holder)(at.layer);
   // Of positions the last one is where the model goes on; of ranks the first one is what it says.
   if (atEnd)
     requestAnimationFrame(() => {
@@ -353,9 +356,7 @@ function textTable(at, layers, own) {
   const box = el("div", { class: "scroll tall" }, el("table", {}, body));
   at.followers.set(box, (layer) => {
     lines.forEach((line, number) => line.classList.toggle("here", number === layer));
-    const here = lines.get(layer);
-    // Only the box scrolls, not the page.
-    if (here) box.scrollTop = here.offsetTop - box.clientHeight / 2;
+    if (lines.has(layer)) down(box, lines.get(layer));
   });
   at.followers.get(box)(at.layer);
   return box;

@@ -151,9 +151,11 @@ def _texts(store: Store, numbers: pl.DataFrame, data: DataSet) -> Iterator[Score
             if number is not None and len(scored):
                 values, shown = aligned(data, scored, "value"), measure(task.metric)
                 columns = {"value": encode.significant(values)}
-                order = descending(-values if shown.rising else values)
+                bad = -values if shown.rising else values
+                # Where all are as good as the best, none is the worst.
+                worse = int((bad > np.nanmin(bad)).sum()) if np.isfinite(bad).any() else 0
                 place, extreme = f"layer {layer}", f"text: worst by {shown.name}"
-                yield Score(number, "text", shown.name, place, columns, order, extreme, len(order))
+                yield Score(number, "text", shown.name, place, columns, descending(bad), extreme, worse)
 
 
 def aligned(data: DataSet, scored: pl.DataFrame, column: str) -> encode.Floats:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from layercache.errors import StoreError
 from layercache.store.remote.address import Address, settings
@@ -102,12 +102,15 @@ class Client:
 
     def download(self, key: str, path: Path) -> int:
         """Write an object into a file, a part at a time; return its bytes."""
+        with path.open("wb") as file:
+            return self.read_into(key, file)
+
+    def read_into(self, key: str, file: BinaryIO) -> int:
+        """Write an object into an open file, a part at a time; return its bytes."""
         with self._told("read", key):
-            found = self._store("read").get(key)
-            with path.open("wb") as file:
-                for chunk in found.stream(min_chunk_size=_CHUNK):
-                    file.write(chunk)
-                return file.tell()
+            for chunk in self._store("read").get(key).stream(min_chunk_size=_CHUNK):
+                file.write(chunk)
+            return file.tell()
 
     def put(self, key: str, data: bytes | Path) -> str:
         """Write an object, whatever is there.

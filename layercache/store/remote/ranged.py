@@ -2,11 +2,13 @@
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from layercache.errors import LayercacheError, StoreError
 from layercache.store.remote.blocks import BlockFile, Cache, Span, aligned, limit
@@ -165,8 +167,10 @@ def for_all(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
         return list(pool.map(function, items))
 
 
-def whole(remote: Remote) -> Path:
-    """Return an object as a file of the cache, for what has to be mapped; it may be removed once it is open.
+def whole(remote: Remote) -> BinaryIO:
+    """Open an object as a file of the cache, for what has to be mapped.
+
+    Any process may remove files of the cache at any time, also one that is being fetched: what is open stays whole.
 
     Raises:
         StoreError: the object is not the one that was listed any more, or the bucket cannot be read.
@@ -174,18 +178,32 @@ def whole(remote: Remote) -> Path:
     path = remote.cache.path(
         str(remote.client.address), remote.client.address.endpoint, remote.key, remote.etag, "file"
     )
-    if not path.exists():
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            size = remote.client.download(remote.key, temporary)
-            if size != remote.size:
-                raise StoreError(f"{remote.client.address}/{remote.key} has changed: run the same command again")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        file: BinaryIO = path.open("rb")
+    except FileNotFoundError:
+        file = _fetched(remote, path)
         remote.cache.wrote(remote.size)
     remote.cache.touch(path)
-    return path
+    return file
+
+
+def _fetched(remote: Remote, path: Path) -> BinaryIO:
+    """Fetch an object into a file of the cache, and return that, open."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    file = temporary.open("w+b")
+    try:
+        if remote.client.read_into(remote.key, file) != remote.size:
+            raise StoreError(f"{remote.client.address}/{remote.key} has changed: run the same command again")
+        file.flush()
+        with suppress(FileNotFoundError):
+            temporary.replace(path)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
 
 
 def _open(remote: Remote) -> BlockFile:
