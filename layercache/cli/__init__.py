@@ -85,7 +85,7 @@ def _open_streams() -> None:
     """Put nothing in the place of a standard stream that is closed (`>&-`): else the next file gets its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
 
 
 def _leave(error: BaseException) -> NoReturn:
