@@ -89,4 +89,6 @@ def infer(name: str, cells: list[Any]) -> pl.Series:
 
 
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    # What JSON has no kind for (a date, a decimal number) is its text, and in quotes only inside lists.
+    plain = isinstance(value, bool | int | float | list | tuple | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)

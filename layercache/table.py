@@ -40,7 +40,7 @@ def write(table: pa.Table, form: str, stream: BinaryIO, *, width: int | None = N
             `table`; of `csv` nothing acts on the terminal.
 
     Raises:
-        QueryError: there is no such format, or Parquet has no type for a column.
+        QueryError: there is no such format, Parquet has no type for a column, or Python none for a date.
     """
     if form not in FORMATS:
         raise QueryError(f"unknown format {form!r}: use one of {', '.join(FORMATS)}")
@@ -77,8 +77,17 @@ def distinct_names(table: pa.Table) -> pa.Table:
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
     """Yield rows as plain values; float32 as the shortest number that rounds to it (0.1, not 0.100000001)."""
     for batch in table.to_batches(max_chunksize=_ROWS):
-        columns = [_short_floats(column).to_pylist() for column in batch.columns]
+        columns = [_values(*column) for column in zip(table.column_names, batch.columns, strict=True)]
         yield from zip(*columns, strict=True) if columns else ()
+
+
+def _values(name: str, array: pa.Array) -> Any:
+    try:
+        return _short_floats(array).to_pylist()
+    except OverflowError:
+        raise QueryError(
+            f"column {name!r} holds a date before the year 1, after 9999 or infinite: cast that column to VARCHAR"
+        ) from None
 
 
 def _short_floats(array: pa.Array) -> pa.Array:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -159,3 +160,32 @@ def test_paths_and_tuples_do_as_well(store: Path) -> None:
         progress=QUIET,
     )
     assert planned.forward_passes == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "seed"), [(np.array([0, 5]), np.int64(3)), ((0, 5), 3), (range(0, 6, 5), 3), (pl.Series([0, 5]), 3)]
+)
+def test_arrays_tuples_and_ranges_are_lists(layers: object, seed: object) -> None:
+    spec = recipe.validate(recipe.ProbeSpec, {"layers": layers, "seed": seed}, where="probe")
+    assert (spec.layers, spec.seed) == ([0, 5], 3)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_a_generator_does_not_take_are_refused(seed: int) -> None:
+    for kind, key in ((recipe.ProbeSpec, "seed"), (recipe.ExtractSpec, "seed"), (recipe.ExtractSpec, "condition_seed")):
+        with pytest.raises(RecipeError, match=f"{key}: {seed} is out of range"):
+            recipe.validate(kind, {key: seed}, where="settings")
+
+
+def test_names_of_the_wrong_kind_are_told_in_one_line(store: Path) -> None:
+    opened = lc.open(store)
+    run = opened.runs()[0]
+    for wrong in ({"pooling": None}, {"pooling": 5}, {"label": ["rating"]}, {"site": 1}, {"condition": None}):
+        (what,) = wrong
+        with pytest.raises(StoreError, match=f"{what}=.* is no name: give one as text"):
+            opened.matrix(run, 0, **wrong)  # type: ignore[call-overload]
+    with pytest.raises(StoreError, match="has no rows of data set None: it has movies"):
+        opened.rows(run, None)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError) as told:
+        lc.extract(models="demo", data=pl.DataFrame({"text": ["a", "b"]}), store=store, progress=QUIET)
+    assert "\n" not in str(told.value)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -282,3 +284,31 @@ def test_the_balance_of_answers_is_told(call: Call) -> None:
     assert (clean["samples"], clean["prompts answered"]) == (6, 6)
     tokens = "SELECT count(*) AS n FROM tokens"
     assert clean["tokens"] == json.loads(call("sql", tokens, "--store", "s", "--format", "json").out)[0]["n"]
+
+
+def _in_a_shell(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", words.replace("layercache", f'"{sys.executable}" -m layercache')],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_streams_that_are_closed(call: Call, films: Path, tmp_path: Path) -> None:
+    assert _extract(call, films).code == 0
+    for words in ("ls --store s", "sql --store s 'SELECT 1'"):
+        found = _in_a_shell(f"layercache {words} >&-", tmp_path)
+        assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert _in_a_shell("layercache ls --store none 0>&- 1>&- 2>&-", tmp_path).returncode == 2
+    # A file that got the number of a closed stream would be written into by whatever prints.
+    found = _in_a_shell("layercache init films.csv -o made.toml 0>&- 1>&- 2>&-; cat made.toml", tmp_path)
+    assert found.stdout.startswith("# A study of films.csv")
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    for words in ("ls", "sql 'SELECT 1'", "run movies"):
+        (tmp_path / "gone").mkdir()
+        found = _in_a_shell(f"rmdir ../gone; layercache {words}", tmp_path / "gone")
+        assert found.returncode == 2
+        assert found.stderr == "error: the folder that this was called in has been removed: change to another\n"

@@ -1,6 +1,8 @@
 """Templates, spans and labels: every character range is checked against the text it points into."""
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,15 @@ def test_undeclared_columns_lose_nothing(tmp_path: Path) -> None:
     assert frame["n"].dtype == pl.Int64
     assert frame["x"].to_list() == [1.5, 2.0]
     assert frame["mix"].to_list() == ["1", "b"]
+
+
+def test_dates_and_decimal_numbers_of_parquet_are_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "typed.parquet"
+    day = date(2020, 2, 29)
+    pl.DataFrame({"t": ["a"], "day": [day], "price": [Decimal("1.50")], "days": [[day]]}).write_parquet(path)
+    spec = recipe.DataSpec(source=str(path), template="{t} {day} {price}")
+    frame = dataset.load(spec).frame
+    assert frame.row(0) == ("a", "2020-02-29", "1.50", '["2020-02-29"]')
 
 
 def test_missing_markers_target_split_and_limit(tmp_path: Path) -> None:

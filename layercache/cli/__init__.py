@@ -70,6 +70,7 @@ class Commands(click.Group):
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2, Ctrl-C one and 130."""
+    _open_streams()
     with stopping.watched() as watch:
         try:
             sys.exit(cli.main(standalone_mode=False, obj=watch.session) or 0)
@@ -78,6 +79,13 @@ def main() -> None:
             if watch.number is not None or isinstance(error, KeyboardInterrupt | click.Abort):
                 watch.leave(ending=True)
             _leave(error)
+
+
+def _open_streams() -> None:
+    """Put nothing in the place of a standard stream that is closed (`>&-`): else the next file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
 
 
 def _leave(error: BaseException) -> NoReturn:
@@ -93,7 +101,18 @@ def _leave(error: BaseException) -> NoReturn:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         mistakes.fail(f"cannot write {error.filename or 'the output'}: the disk is full")
+    if isinstance(error, FileNotFoundError) and _removed():
+        mistakes.fail("the folder that this was called in has been removed: change to another")
     raise error
+
+
+def _removed() -> bool:
+    """Tell whether the current folder is gone; it can still be looked at, but it has no path."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LAYERCACHE"})

@@ -166,8 +166,10 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an exception's first line that says something, shortened; its kind when it says nothing."""
+    """Return an exception's first line that says something, and what that opens; its kind when it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] += f" {lines[1]}"
     return lines[0][:300].rstrip(".:") if lines else type(error).__name__
 
 
@@ -177,6 +179,10 @@ def load_hint(error: BaseException) -> str:
         return "transformers has no such attention kernel for it; use --attn eager"
     if "trust_remote_code" in str(error):
         return "it needs code that comes with it; pass --trust-remote-code if you trust its author"
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
+    if isinstance(error, KeyError | ArithmeticError):
+        return f"its config.json has a value that cannot be used ({type(error).__name__}: {first_line(error)})"
     return first_line(error)
 
 

@@ -23,6 +23,14 @@ from layercache.extract.structure import Structure
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _QUANTISED_EXTRA = re.compile(r"\.weight\.|\.SCB$|scales?$|scale_inv$")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 _SANE_LENGTH = 10_000_000
 """A tokenizer without a limit says 1e30."""
 
@@ -254,7 +262,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
                 checkpoint.folder, trust_remote_code=checkpoint.remote_code, local_files_only=True
             )
         except Exception as error:
-            raise ModelError(f"model {checkpoint.name}: its tokenizer cannot be read: {first_line(error)}") from error
+            lost = not any((checkpoint.folder / name).is_file() for name in _TOKENIZERS)
+            why = "tokenizer.json is not there" if lost else first_line(error)
+            raise ModelError(f"model {checkpoint.name}: its tokenizer cannot be read: {why}") from error
     if not getattr(tokenizer, "is_fast", False) or tokenizer.vocab_size == 0:
         raise ModelError(f"model {checkpoint.name}: it has no fast tokenizer (tokenizer.json), which spans need")
     return tokenizer

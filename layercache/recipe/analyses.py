@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from layercache import outputs
-from layercache.recipe.base import Layers, Spec, Strings, split_commas, unique
+from layercache.recipe.base import Layers, Seed, Spec, Strings, split_commas, unique
 
 
 class _Analysis(Spec):
@@ -18,7 +18,7 @@ class _Analysis(Spec):
     """Runs to analyse, by id or by the model's name; all when not given."""
     bootstrap: int = Field(default=1000, ge=0)
     """Resamples behind each 95 % interval; 0 for no intervals."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of folds, shuffles and resamples."""
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from layercache.recipe.messages import UNKNOWN_KEY
@@ -24,10 +24,18 @@ class Spec(BaseModel):
         unknown = [key for key in value if key not in known] if isinstance(value, dict) else []
         if unknown:
             raise PydanticCustomError(UNKNOWN_KEY, "unknown key", {"key": unknown[0], "known": known})
-        return value
+        return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 S = TypeVar("S", bound=Spec)
+
+
+def _plain(value: object) -> object:
+    """Turn an array, a tuple or a range into a list, and a number of NumPy's into a plain one."""
+    if isinstance(value, tuple | range):
+        return list(value)
+    convert = getattr(value, "tolist", None) or getattr(value, "to_list", None)
+    return convert() if callable(convert) else value
 
 
 def split_commas(value: object) -> object:
@@ -51,6 +59,8 @@ def _layers(value: object) -> object:
     return numbers
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What both NumPy and torch take."""
 Strings = Annotated[list[str], BeforeValidator(split_commas)]
 Layers = Annotated[Literal["all"] | list[int], BeforeValidator(_layers)]
 

@@ -8,7 +8,7 @@ from layercache import outputs
 from layercache.conditions import AUGMENT, CLEAN, Settings, check
 from layercache.errors import RecipeError
 from layercache.quantities import nbytes
-from layercache.recipe.base import Attention, Layers, Spec, Strings, unique
+from layercache.recipe.base import Attention, Layers, Seed, Spec, Strings, unique
 
 _LAST = "last@prompt"
 """The lens position at which choices are scored."""
@@ -74,7 +74,7 @@ class ExtractSpec(Spec):
     """Keep the final norm and unembedding beside the run, for new lens questions without the model."""
     trust_remote_code: bool = False
     """Run code that comes with a hub model."""
-    seed: int = 0
+    seed: Seed = 0
     """Orders the batches within a window."""
     generate_layers: Layers = []
     """Layers that text is generated from, 0 to L; none when not given."""
@@ -90,7 +90,7 @@ class ExtractSpec(Spec):
     """Sample only from so many most probable tokens."""
     sample_top_p: float | None = Field(default=None, gt=0, le=1)
     """Sample only from the most probable tokens that together have this probability."""
-    generate_seed: int = 0
+    generate_seed: Seed = 0
     """Seed of sampling; a text does not depend on its batch."""
     no_final_norm: bool = False
     """Generate with the head on the state as it is, without the model's final norm."""
@@ -100,7 +100,7 @@ class ExtractSpec(Spec):
     """Views of every prompt with split words, random characters and typos: conditions `augment-1`, `augment-2`, …"""
     augment_rate: float = Field(default=Settings().augment_rate, gt=0, le=1)
     """Share of a prompt's words, and of such a word's characters, that a view changes."""
-    condition_seed: int = 0
+    condition_seed: Seed = 0
     """Seed of what conditions draw: control tokens, donors, replaced tokens, views."""
     control_from: str = outputs.WHOLE_PROMPT
     """The span that control tokens are drawn from."""

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from layercache.recipe.base import Spec, Strings, listed, unique
+from layercache.recipe.base import Seed, Spec, Strings, listed, unique
 
 
 class FinetuneSpec(Spec):
@@ -24,7 +24,7 @@ class FinetuneSpec(Spec):
     """Modules that are adapted: `all-linear` (all in the blocks) or names joined by a plus sign, `q_proj+v_proj`."""
     learning_rate: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(listed), Field(min_length=1)] = [1e-4]
     """Peak learning rates; each is an axis of the grid."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(listed), Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], BeforeValidator(listed), Field(min_length=1)] = [0]
     """Seeds of an adapter's first weights and of the order of the rows."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the training rows; AdamW, the learning rate falling to 0 along a cosine."""
@@ -44,7 +44,7 @@ class FinetuneSpec(Spec):
     """Share of the rows to validate on, where the data have no splits."""
     test: float = Field(default=0.2, gt=0, lt=1)
     """Share of the rows to test on, where the data have no splits."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of these splits."""
     out: str | None = None
     """The folder of the adapters; `STORE-adapters` beside the store when not given."""

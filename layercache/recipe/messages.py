@@ -80,5 +80,5 @@ def _place(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -131,7 +131,7 @@ class Store:
     def _rows_path(self, run: Run | str, data: str) -> Path:
         files = sequence.newest_rows(self._run(run).path)
         if data not in files:
-            said = nearest.hint(data, sorted(files), "it has")
+            said = nearest.hint(str(data), sorted(files), "it has")
             raise StoreError(f"run {self._run(run).id} has no rows of data set {data!r}: {said}")
         return files[data].path
 
@@ -233,6 +233,9 @@ class Store:
             StoreError: nothing of the kind is stored, there is no such label, or a file is damaged.
         """
         run = self._run(run)
+        for what, name in (("pooling", pooling), ("label", label), ("site", site), ("condition", condition)):
+            if not isinstance(name, str) and (name is not None or what != "label"):
+                raise StoreError(f"{what}={name!r} is no name: give one as text")
         lines = None if label is None else labels.find(run, self.data(run), label, data)
         pooling = pooling if "@" in pooling else f"{pooling}@prompt"
         if label is not None and one_row_a_token(pooling):

@@ -17,10 +17,13 @@ def newest(store: Path, analysis: str, metric: str) -> pl.DataFrame:
     """Return the sample scores of one analysis and metric, the columns of `schema.SAMPLE_SCORES`.
 
     Where two results have the same score, the newer one's counts.
+
+    Raises:
+        StoreError: a result's file is damaged.
     """
     empty = from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
     parts = [
-        pl.scan_parquet(path).filter(metric=metric).select(empty.columns).collect().cast(empty.schema)
+        numbers.read(path, pl.col("metric") == metric).select(empty.columns).cast(empty.schema)
         for info, path in numbers.tables(store, "sample_scores")
         if info.analysis == analysis
     ]
@@ -32,11 +35,14 @@ def of(store: Path, where: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, A
 
     Args:
         where: column of `schema.SAMPLE_SCORES` → value; None for NULL.
+
+    Raises:
+        StoreError: a result's file is damaged.
     """
     empty = from_arrow(arrow_schema(SAMPLE_SCORES).empty_table())
     same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()]
     for info, path in numbers.tables(store, "sample_scores"):
-        found = pl.scan_parquet(path).filter(*same).select(empty.columns).collect()
+        found = numbers.read(path, *same).select(empty.columns)
         if len(found):
             return found, info.spec
     return empty, {}

@@ -48,6 +48,8 @@ _MACROS = (
     "CREATE MACRO norm(a) AS sqrt(dot(a, a))",
     f"CREATE MACRO minus(a, b) AS {_PAIR.format('_minus')}",
 )
+_LONGEST = 10**6
+"""Seconds that a query may take at most: eleven days. Waiting for a process counts milliseconds in 32 bits."""
 _WORD = re.compile(r"\w+")
 _CATALOGUE = re.compile(r"show|information_schema|(duckdb|pg|sqlite)_\w+")
 
@@ -127,6 +129,8 @@ def run_query(
         raise QueryError("the query holds bytes that are not UTF-8: write it anew") from None
     if not timeout > 0:
         raise QueryError(f"a timeout of {timeout:g} s leaves no time: give a positive number of seconds")
+    if timeout > _LONGEST:
+        raise QueryError(f"a timeout of {timeout:g} s is more than {_LONGEST:,} s: give fewer seconds")
     # Started before the store is read, so that both take their time at once. -P: no module is to be
     # found in the directory the user happens to be in.
     command = [sys.executable, "-P", fence.__file__]

@@ -125,6 +125,33 @@ def test_unknown_architecture(tmp_path: Path, folder: Path) -> None:
     refused(folder, "nonsense", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_act": "nonsense"}, "a value that cannot be used .*nonsense"),
+        ({"num_attention_heads": 0}, "a value that cannot be used .*zero"),
+        ({"hidden_size": "32"}, "'hidden_size': .*expected int"),
+    ],
+)
+def test_a_configuration_that_does_not_fit(changes: dict[str, Any], said: str, tmp_path: Path, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    refused(folder, said, tmp_path)
+
+
+def test_weights_of_other_shapes_than_the_configuration_says(tmp_path: Path, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 600}))
+    with pytest.raises(ModelError, match="its weights have other shapes than"):
+        extract(ModelSpec(model=str(folder)), make_data(), ExtractSpec(), tmp_path / "store", Progress())
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path, folder: Path) -> None:
+    for path in folder.glob("tok*"):
+        path.unlink()
+    refused(folder, "its tokenizer cannot be read: tokenizer.json is not there", tmp_path)
+
+
 def test_no_weights(tmp_path: Path, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, "has no weights", tmp_path)

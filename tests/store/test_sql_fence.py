@@ -403,6 +403,13 @@ def test_timeout_must_be_positive(store: Path, timeout: float) -> None:
         sql.run_query(store, "SELECT 1", timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", [1e308, float("inf")])
+def test_timeout_must_be_one_that_a_clock_can_count(store: Path, timeout: float) -> None:
+    with pytest.raises(QueryError, match="give fewer seconds"):
+        sql.run_query(store, "SELECT 1", timeout=timeout)
+    assert sql.run_query(store, "SELECT 1 AS x", timeout=1e6).to_pylist() == [{"x": 1}]
+
+
 def test_interrupt_kills_the_process(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
 

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from crash_points import failing_at
 from store_builder import LAST, LAYERS, LENS, MEAN, content, make_run, put_shard
 
 from layercache import listing
-from layercache.store import compact, encode, reader
+from layercache.errors import StoreError
+from layercache.store import compact, encode, numbers, reader, results, scores
 from layercache.store.verify import verify
 
 OUTPUTS = {MEAN: LAYERS, LAST: [0], LENS: [0, 1], "tokens": None}
@@ -40,3 +42,21 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
         assert verify(tmp_path, deep=True) == []
     assert found == content(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_results_under_a_strange_path_and_damaged_ones(tmp_path: Path) -> None:
+    store = tmp_path / "[1] *{x}?"
+    run = make_run(store)
+    row = {"run": run.id, "data": "d", "analysis": "probe", "metric": "accuracy"}
+    score = pa.Table.from_pylist([row | {"row": 0, "sample_id": "a", "value": 1.0}])
+    path = results.save(store, "probe", {}, [], results.Outcome(pa.Table.from_pylist([row | {"value": 0.5}]), score))
+    assert path is not None
+    assert numbers.newest(store)["value"].to_list() == [0.5]
+    assert scores.newest(store, "probe", "accuracy")["value"].to_list() == [1.0]
+    assert scores.of(store, {"label": None})[0]["value"].to_list() == [1.0]
+    for name in ("results", "sample_scores"):
+        file = path / f"{name}.parquet"
+        file.write_bytes(bytes(file.stat().st_size))
+    for read in (numbers.newest, lambda at: scores.newest(at, "probe", "accuracy"), lambda at: scores.of(at, {})):
+        with pytest.raises(StoreError, match=r"\.parquet cannot be read \(.*delete .*/probe-\w+, it can be made again"):
+            read(store)

@@ -158,6 +158,17 @@ def test_every_kind_of_value_of_duckdb_can_be_written() -> None:
         table.write(content, "parquet", io.BytesIO())
 
 
+@pytest.mark.parametrize("value", ["DATE '0001-01-01 (BC)'", "DATE '12345-06-07'", "[TIMESTAMP 'infinity']"])
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv", "markdown"])
+def test_a_date_that_python_has_none_for_is_told(value: str, form: str) -> None:
+    with duckdb.connect() as connection:
+        content = connection.sql(f"SELECT 1 AS one, {value} AS day").to_arrow_table()
+        text = connection.sql(f"SELECT {value}::VARCHAR AS day").to_arrow_table()
+    with pytest.raises(QueryError, match=r"column 'day' holds a date .* cast that column to VARCHAR"):
+        written(content, form)
+    assert written(text, form)
+
+
 def test_columns_of_one_name_are_kept_apart() -> None:
     content = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["layer", "layer", "layer_1"])
     assert json.loads(written(content, "jsonl")) == {"layer": 1, "layer_1": 2, "layer_1_1": 3}
