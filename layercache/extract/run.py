@@ -37,6 +37,7 @@ from layercache.recipe import ExtractSpec, ModelSpec
 from layercache.rows import row_frame
 from layercache.store import captured, layout, reader, writer
 from layercache.store import head as heads
+from layercache.store.holdings import Holdings
 
 Published = set[tuple[str, str | None]]
 """Conditions and names of shards."""
@@ -119,6 +120,8 @@ def _answer(job: Job, asked: answers.Asked, run: layout.Run, progress: Progress,
 
 def _carry_out(job: Job, store: Path, progress: Progress, limits: ShardLimits) -> None:
     """Store the rows, then everything that is missing."""
+    if writer.find_run(store, layout.digest(job.run_spec)) is None:
+        _check_first(job, store)
     run = open_run(job, store)
     job.summary.run = run.id
     before = {shard.path for shard in _shards(store, run)}
@@ -170,6 +173,19 @@ def _carry_out(job: Job, store: Path, progress: Progress, limits: ShardLimits) -
         for states in _stored_states(store, run):
             head.check(built, loaded, states)
         job.summary.head_bytes = heads.write(run, built).stat().st_size
+
+
+def _check_first(job: Job, store: Path) -> None:
+    """Check disk and model before a run is begun: of one that is refused nothing stays in the store."""
+    samples = job.own()[:CHECKED]
+    if not samples:
+        return
+    if job.asked is None:
+        groups, _ = lacking.missing(job, Holdings({}, []))
+        estimate.check_space(sum(lacking.estimated(job, groups, with_head=job.spec.save_head).values()), store)
+    loop = Loop(job.load(), job.tokenizer, job.spec, lacking.longest(job, []), Progress())
+    with checkpoint.quiet(), model.compile_errors(job.plan):
+        loop.check(samples)
 
 
 def _put_rows(job: Job, run: layout.Run, progress: Progress) -> None:

@@ -104,7 +104,7 @@ def open_run(
     check_writable(store)
     spec_hash = digest(spec)
     with one_line_errors(store):
-        found = _find_run(store, spec_hash)
+        found = find_run(store, spec_hash)
         while found is None:
             found = _create_run(store, spec, spec_hash, model, layers, width, final_layer)
     if (found.width, found.final_layer, len(found.layers)) != (width, final_layer, len(layers)):
@@ -115,7 +115,12 @@ def open_run(
     return found
 
 
-def _find_run(store: Path, spec_hash: str) -> Run | None:
+def find_run(store: Path, spec_hash: str) -> Run | None:
+    """Return the run whose spec has this hash; None where the run, or the store, is not there.
+
+    Raises:
+        StoreError: a run's description cannot be read.
+    """
     runs = (read_run(path) for path in run_paths(store))
     return next((run for run in runs if run.hash == spec_hash), None)
 
@@ -151,7 +156,7 @@ def _create_run(
     if not published and not (path / RUN_FILE).exists():
         _restore_run(store, path, data)
         published = True
-    return read_run(path) if published else _find_run(store, spec_hash)
+    return read_run(path) if published else find_run(store, spec_hash)
 
 
 def _restore_run(store: Path, path: Path, data: bytes) -> None:

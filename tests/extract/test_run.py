@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import safetensors.torch
 import torch
 
 from layercache.errors import DataError, ModelError, StoreError
@@ -361,6 +362,25 @@ def test_a_disk_that_cannot_hold_it(llama: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(estimate, "free_bytes", lambda store: 1000)
     with pytest.raises(StoreError, match=r"has 1\.0 kB free and this run needs about"):
         run(llama, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("damage", ["no number", "another shape"])
+def test_a_model_that_is_refused_leaves_nothing_behind(llama: Path, tmp_path: Path, damage: str) -> None:
+    bad = shutil.copytree(llama, tmp_path / "bad")
+    weights = safetensors.torch.load_file(bad / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    weights[name] = (
+        torch.full_like(weights[name], torch.nan) if damage == "no number" else weights[name][:, :-1].clone()
+    )
+    safetensors.torch.save_file(weights, bad / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError):
+        run(bad, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    good = run(llama, tmp_path / "s").run
+    with pytest.raises(ModelError):
+        run(bad, tmp_path / "s")
+    assert [one.id for one in reader.open(tmp_path / "s").runs()] == [good]
 
 
 def test_duplicates_share_a_pass_and_folds_can_see_it(llama: Path, tmp_path: Path) -> None:
