@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
+from layercache.store import mirror
 from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, listed, read_json, refuse_link
 from layercache.store.manifest import own_hash_is_right, seal
-from layercache.store.publish import READ_ONLY, one_line_errors, publish_folder, staging, write_file
+from layercache.store.publish import READ_ONLY, one_line_errors, publish_file, publish_folder, staging, write_file
 from layercache.store.schema import FORMAT, READER, SAMPLE_SCORES, Column, arrow_schema
 from layercache.store.schema import RESULTS as RESULT_COLUMNS
 
@@ -101,6 +102,28 @@ def find(store: Path, analysis: str, spec: dict[str, Any], inputs: Iterable[str]
     """Return the directory of the result of the same analysis, specification and inputs, if there is one."""
     path = _path(store, analysis, digest({"analysis": analysis, "spec": spec, "inputs": sorted(inputs)}))
     return path if path.exists() else None
+
+
+def renew(store: Path, path: Path) -> None:
+    """Let a result that is asked for again be the newest: it then counts before what was asked otherwise meanwhile.
+
+    Nothing happens where it is that already, and in a store that cannot be written or whose files, in a bucket, never change.
+
+    Raises:
+        StoreError: the disk is full or fails.
+    """
+    value = _intact(path)
+    if value is None or frozen_hint(store) is not None or mirror.of(store) is not None:
+        return
+    of_kind = [info for info in listing(store, newest=False) if info.analysis == value["analysis"]]
+    if max(of_kind, key=lambda info: (info.created, info.path)).path != path:
+        data = seal(value | {"created": datetime.now(UTC).isoformat(timespec="microseconds"), "sha256": ""})
+        with one_line_errors(path):
+            try:
+                publish_file(store, path / MANIFEST, data)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
 
 
 def load(path: Path) -> pa.Table:

@@ -14,7 +14,7 @@ import store_builder as build
 from layercache.errors import QueryError, StoreError
 from layercache.recipe import parse_label
 from layercache.store import numbers as stored_numbers
-from layercache.store import reader, results, sql, views
+from layercache.store import reader, results, sql, verify, views
 from layercache.store.layout import Run
 from layercache.store.schema import LABELS, RESULTS, SAMPLE_SCORES, TABLES
 from layercache.store.writer import Shard, open_run, put_rows
@@ -480,6 +480,15 @@ def test_of_two_analyses_that_say_the_same_the_newer_counts(tmp_path: Path) -> N
     # The same was asked in another way: all of it is replaced.
     _put_result(tmp_path, run, 3.0, layers=[0, 1, 2], folds=3)
     assert told() == [(0, 3.0), (1, 3.0), (2, 3.0)]
+    # What is asked for again counts again.
+    first = results.find(tmp_path, "probe", {"spec": "a", "layers": [0, 1, 2]}, ["i"])
+    assert first is not None
+    results.renew(tmp_path, first)
+    assert told() == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert list(verify.verify(tmp_path, deep=True)) == []
+    before = (first / "manifest.json").read_bytes()
+    results.renew(tmp_path, first)
+    assert (first / "manifest.json").read_bytes() == before
 
 
 def test_sums_of_integers_are_integers(tmp_path: Path) -> None:
