@@ -110,3 +110,30 @@ def test_nothing():
 
 def test_an_undefined_value_has_no_row():
     assert tables.row(key("a"), "auc", float("nan"), 3) == []
+
+
+def grid_rows(seeds: int) -> list[dict]:
+    here = {**key("demo-0123abcd", label="rating"), "analysis": "compare", "condition": None}
+    low, high = (0.01, 0.05) if seeds > 1 else (None, None)
+    rows = tables.row({**here, "group": "r"}, "effect", 0.03, seeds, low, high)
+    for group, share in (("r", 0.9), ("seed", 0.1)):
+        rows += tables.row({**here, "group": group}, "variance_share", share, seeds)
+    return rows
+
+
+def test_a_grid_of_several_seeds_has_shares_of_variance():
+    assert text_of(grid_rows(2)).splitlines() == [
+        "films, rating, demo: what matters in the grid [95 % interval over seeds]",
+        "effect of   accuracy               share of variance   F-test p",
+        "r           0.030 [0.010, 0.050]   0.900               -",
+        "seed        -                      0.100               -",
+    ]
+
+
+def test_a_grid_of_one_seed_says_why_it_has_none():
+    assert text_of(grid_rows(1)).splitlines() == [
+        "films, rating, demo: what matters in the grid",
+        "effect of   accuracy",
+        "r           0.030",
+        "one seed: without a second, nothing says what is chance, so no interval, share of variance or F-test",
+    ]
