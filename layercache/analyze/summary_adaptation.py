@@ -61,7 +61,9 @@ def _grid(place: str, own: pl.DataFrame) -> str:
     groups = own["group"].unique(maintain_order=True).to_list()
     columns = [[" " + cell(of(own, metric=metric, group=group)) for group in groups] for metric in shown]
     over = " [95 % interval over seeds]" if shown is _EFFECTS else ""
-    table = tables(f"{place}: what matters in the grid{over}", groups, list(shown.values()), columns, corner="effect of")
+    table = tables(
+        f"{place}: what matters in the grid{over}", groups, list(shown.values()), columns, corner="effect of"
+    )
     return table if over else f"{table}\n{_ONE_SEED}"
 
 

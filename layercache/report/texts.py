@@ -86,7 +86,10 @@ def _costs(task: TextTask) -> list[str]:
     lines = own.unique(["model", "other_run"], keep="last", maintain_order=True).to_dicts()
     said = "Quantisation changes " + measure(task.metric).name + " of {} by {} at layer {}{}."
     found = [said.format(one["model"], _score(one), one["layer"], _clear(one, 0)) for one in lines]
-    return [f"{line}{_over_layers(own.filter(model=one['model'], other_run=one['other_run']))}" for line, one in zip(found, lines, strict=True)]
+    return [
+        f"{line}{_over_layers(own.filter(model=one['model'], other_run=one['other_run']))}"
+        for line, one in zip(found, lines, strict=True)
+    ]
 
 
 def _over_layers(own: pl.DataFrame) -> str:

@@ -33,7 +33,10 @@ LOST = (-0.15, -0.05)
             ".00 [−.10, .10] at layer 2: the interval holds 0, no clear difference there. The interval excludes 0 at 2 of 3"
             " layers (0, 1).",
         ),
-        ([(0.0, 0.2), (0.05, 0.15), LOST], "−.10 [−.15, −.05] at layer 2. The interval excludes 0 at 2 of 3 layers (1, 2)."),
+        (
+            [(0.0, 0.2), (0.05, 0.15), LOST],
+            "−.10 [−.15, −.05] at layer 2. The interval excludes 0 at 2 of 3 layers (1, 2).",
+        ),
         ([LOST, LOST], "−.10 [−.15, −.05] at layer 1. The interval excludes 0 at 2 of 2 layers."),
         (
             [(0.0, 0.0), (-0.1, 0.1)],
@@ -42,7 +45,5 @@ LOST = (-0.15, -0.05)
         ),
     ],
 )
-def test_every_layer_counts_in_what_quantisation_changes(
-    intervals: list[tuple[float, float]], expected: str
-) -> None:
+def test_every_layer_counts_in_what_quantisation_changes(intervals: list[tuple[float, float]], expected: str) -> None:
     assert said(intervals) == [f"Quantisation changes token F1 of nf4 by {expected}"]
