@@ -26,6 +26,10 @@ _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}")
 _UNSEALED = {"format", "reader", "analysis", "spec", "inputs", "hash", "created", "files"}
 """Fields of the manifests written before they had a hash of their own."""
 _TABLES = ("results.parquet", "sample_scores.parquet")
+_MANNER = {"bootstrap", "seed", "folds", "min_class", "group_by", "kind_by"} | {
+    *("popularity", "anchor", "anchor_layer", "noise", "p_true", "repeats")
+}
+"""What a specification says of how a number is computed, not of what: of two that differ in these alone the newer result counts."""
 
 
 @dataclass
@@ -113,9 +117,10 @@ def load(path: Path) -> pa.Table:
 
 
 def listing(store: Path, *, newest: bool = True) -> list[ResultInfo]:
-    """List the newest result of every specification (or all), sorted by path; damaged ones are left out.
+    """List the newest result of everything that was asked (or all), sorted by path; damaged ones are left out.
 
-    What was asked of two versions of the data is one specification: the result computed last counts.
+    What was asked of two versions of the data, or in two ways (seeds, folds, the layer a ΔP is anchored at), is one
+    thing: the result computed last counts.
 
     Raises:
         StoreError: the folder of results cannot be looked into.
@@ -126,7 +131,8 @@ def listing(store: Path, *, newest: bool = True) -> list[ResultInfo]:
         value = _intact(path)
         if value is not None:
             info = ResultInfo(path, *(value[name] for name in ResultInfo._fields[1:]))
-            key = digest([info.analysis, info.spec]) if newest else str(info.path)
+            asked = {name: setting for name, setting in info.spec.items() if name not in _MANNER}
+            key = digest([info.analysis, asked]) if newest else str(info.path)
             if key not in found or (found[key].created, found[key].path) < (info.created, info.path):
                 found[key] = info
     return sorted(found.values())
