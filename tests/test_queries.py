@@ -89,6 +89,7 @@ def test_best_layer(held: Held) -> None:
     good, rating = answer(held, "best_layer")
     # Of equal scores the lower layer is named; neither the shuffled probe nor a share of bootstraps is a score.
     assert (good["label"], good["layer"], good["value"], good["layer_0"]) == ("good", 1, 0.75, GOOD_ACCURACY[0])
+    assert (good["ties"], rating["ties"]) == (GOOD_ACCURACY.count(0.75) - 1, 0)
     assert good["baseline"] is None
     best = int(np.argmin(RATING_MSE))
     assert (rating["layer"], rating["value"], rating["layer_0"]) == (best, RATING_MSE[best], RATING_MSE[0])

@@ -85,7 +85,15 @@ def _of_model(task: Task, at: dict[str, Any]) -> str:
         )
     elif against:
         sentence += f"; {against}"
-    return f"{sentence}."
+    return f"{sentence}.{_ties(task, at)}"
+
+
+def _ties(task: Task, at: dict[str, Any]) -> str:
+    """Name the other layers of the same place that score the same: none of them is the best."""
+    own = task.scores.filter(metric=task.metric, run=at["run"], panel=at["panel"])
+    tied = own.filter(pl.col("value") == at["value"], pl.col("layer") != at["layer"]).sort("layer")["layer"].to_list()
+    layers = f"Layer {tied[0]} scores" if len(tied) == 1 else f"Layers {', '.join(map(str, tied))} score"
+    return f" {layers} the same." if tied else ""
 
 
 def _rivals(task: Task, at: dict[str, Any]) -> list[dict[str, Any]]:
