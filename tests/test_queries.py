@@ -89,6 +89,7 @@ def test_best_layer(held: Held) -> None:
     good, rating = answer(held, "best_layer")
     # Of equal scores the lower layer is named; neither the shuffled probe nor a share of bootstraps is a score.
     assert (good["label"], good["layer"], good["value"], good["layer_0"]) == ("good", 1, 0.75, GOOD_ACCURACY[0])
+    assert (good["ties"], rating["ties"]) == (GOOD_ACCURACY.count(0.75) - 1, 0)
     assert good["baseline"] is None
     best = int(np.argmin(RATING_MSE))
     assert (rating["layer"], rating["value"], rating["layer_0"]) == (best, RATING_MSE[best], RATING_MSE[0])
@@ -305,14 +306,14 @@ def test_delta_p(held: Held) -> None:
         (name, k) for name in sorted(CHANGED) for k in range(2)
     ]
     for row in rows:
-        for name in ("delta_p", "flip_rate"):
-            assert row[name] == delta_p(row["condition"], "all", name, row["layer"])
-            beyond = delta_p(row["condition"], "all", f"{name}_minus_control", row["layer"])
-            if row["condition"] == CHANGED[0]:
-                found = [row[f"{name}_minus_control"], row[f"{name}_low"], row[f"{name}_high"]]
-                assert found == [beyond, beyond - 1, beyond + 2]
+        own = ("delta_p", "flip_rate")
+        for name in (*own, *(f"{name}_minus_control" for name in own)):
+            found = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+            if name in own or row["condition"] == CHANGED[0]:
+                value = delta_p(row["condition"], "all", name, row["layer"])
+                assert found == [value, value - 1, value + 2], name
             else:
-                assert row[f"{name}_minus_control"] is None
+                assert found == [None] * 3
         assert row["n"] == N - row["layer"]
     assert answer(held, "delta_p", condition="knockout") == rows[2:]
     assert answer(held, "delta_p", run="other") == []

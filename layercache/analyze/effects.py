@@ -4,7 +4,8 @@ With y[s, i, j] the accuracy of seed s at the i-th rank and the j-th alpha:
 
     effect of r            mean over alphas of y at the largest minus at the smallest rank; of alpha likewise
     interaction            what the effect of r at the largest alpha has more than at the smallest
-    share of variance      sum of squares of a factor over that of all (eta squared); what is left are the seeds
+    share of variance      sum of squares of a factor over that of all (eta squared); what is left are the seeds: not
+                           with one seed, where none of it can be left
     p                      F-test of the two-way analysis of variance with replicates (Fisher; Montgomery, "Design and
                            Analysis of Experiments", sec. 5.3)
 
@@ -51,7 +52,7 @@ def over_seeds(values: Floats) -> Over:
 def effects(y: Floats) -> Effects:
     """Compute effects, shares and p of accuracies y [seeds, ranks, alphas], both in rising order.
 
-    A factor of one level has no effect and is left out; without a second seed there is no p.
+    A factor of one level has no effect and is left out; without a second seed there are no shares and no p.
     """
     seeds, ranks, alphas = y.shape
     mean = y.mean()
@@ -70,7 +71,7 @@ def effects(y: Floats) -> Effects:
         "interaction": (y[:, -1, -1] - y[:, 0, -1]) - (y[:, -1, 0] - y[:, 0, 0]),
     }
     total = float(((y - mean) ** 2).sum())
-    shares = {name: float(sums[name]) / total for name in [*kept, "seed"]} if total > 0 else {}
+    shares = {name: float(sums[name]) / total for name in [*kept, "seed"]} if total > 0 and seeds > 1 else {}
     left = ranks * alphas * (seeds - 1)
     p = {}
     if left and sums["seed"] > 0:

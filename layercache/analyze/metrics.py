@@ -57,7 +57,7 @@ METRICS: dict[str, str] = {
     "cell_accuracy": "accuracy of a cell of the grid of ranks and alphas, mean and Student's interval over seeds",
     "effect": "accuracy at the largest rank (alpha) minus at the smallest, averaged over the other; interaction: how much"
     " more the effect of rank is at the largest alpha than at the smallest; Student's interval over seeds",
-    "variance_share": "sum of squares of rank, alpha, their interaction or the seeds over that of all cells (eta squared)",
+    "variance_share": "sum of squares of rank, alpha, their interaction or the seeds over that of all cells (eta squared); not with one seed",
     "anova_p": "p of the F-test of a factor in the two-way analysis of variance with seeds as replicates",
     "entropy": "mean entropy of the lens distribution, nats",
     "entropy_q…": "quantile of that entropy over samples (entropy_q10: the 10 % quantile), nats",

@@ -9,12 +9,18 @@ import pyarrow as pa
 from layercache.analyze import summary_delta_p, summary_depth, summary_quality
 from layercache.analyze.metrics import CLASS_METRICS, MAIN, METRICS, NUMBER_METRICS
 from layercache.analyze.plain_tables import cell as _cell
+from layercache.analyze.plain_tables import number as _number
 from layercache.analyze.plain_tables import of as _of
 from layercache.analyze.plain_tables import tables as _tables
 from layercache.analyze.summary_adaptation import adapters, answers
 from layercache.frame import from_arrow
 
-_BASELINES = ("mean", "majority", "tf-idf")
+_NOTHING = ("mean", "majority")
+_BASELINES = (*_NOTHING, "tf-idf")
+_LEGEND = (
+    "* best layer (and the share of resamples in which it is best); none where layers tie or its interval does not clear"
+    " majority or mean"
+)
 _LENS = {
     "entropy": "entropy, nats",
     "agrees_with_final": "agrees with final",
@@ -40,13 +46,14 @@ def summarise(results: pa.Table | pl.DataFrame) -> str:
     """Return the results of analyses as plain text: a table for each data set and label, position, generated output or
     condition.
 
-    Values carry their 95 % interval; `*` marks a column's best layer, with the share of bootstrap resamples
-    it wins. Empty text for no results.
+    Values carry their 95 % interval; `*` marks a column's best layer, with the share of bootstrap resamples it wins, unless
+    another layer scores the same as printed or its interval reaches down to the majority class or the mean. Empty text for
+    no results.
     """
     frame = results if isinstance(results, pl.DataFrame) else from_arrow(results)
     frame = frame.with_columns(pl.col("run").replace_strict(_short_names(frame), return_dtype=pl.String).alias("run"))
     probes = list(_probes(frame))
-    legend = ["* best layer (and the share of resamples in which it is best)"] if probes else []
+    legend = [_LEGEND] if probes else []
     others = [*_lenses(frame), *_texts(frame), *summary_depth.deep(frame), *summary_depth.compared(frame)]
     others += [*summary_delta_p.effects(frame), *summary_quality.qualities(frame)]
     others += [*answers(frame), *adapters(frame)]
@@ -94,14 +101,23 @@ def _probe_column(here: pl.DataFrame, run: pl.DataFrame, main: str, others: list
     probes = here.filter(pl.col("group").is_null())
     scores = _of(probes, metric=main)
     best = None if scores.is_empty() else scores.sort("value", "layer", descending=[True, False])["layer"][0]
+    marked = best if _stands_out(scores, _of(run, metric=main)) else None
     cells = []
     for layer in layers:
         share = _of(probes, metric="best_layer_share", layer=layer)["value"]
-        won = f" ({share[0]:.0%})" if layer == best and len(share) else ""
-        cells.append(("*" if layer == best else " ") + _cell(_of(scores, layer=layer)) + won)
+        won = f" ({share[0]:.0%})" if layer == marked and len(share) else ""
+        cells.append(("*" if layer == marked else " ") + _cell(_of(scores, layer=layer)) + won)
     cells += [" " + _cell(_of(run, group=name, metric=main)) for name in _beside(run)]
     cells.append(" " + _cell(_of(here, group="shuffled", metric=main, layer=best)))
     return cells + [" " + _cell(_of(probes, metric=name, layer=best)) for name in others]
+
+
+def _stands_out(scores: pl.DataFrame, beside: pl.DataFrame) -> bool:
+    """Tell whether one layer alone scores best as printed, and above what is scored without looking at any state."""
+    ranked = scores.sort("value", descending=True).select("value", pl.coalesce("low", "value").alias("low")).rows()
+    nothing = beside.filter(pl.col("group").is_in(_NOTHING))["value"].to_list()
+    tied = len(ranked) > 1 and _number(ranked[0][0]) == _number(ranked[1][0])
+    return bool(ranked) and not tied and all(ranked[0][1] > value for value in nothing)
 
 
 def _lenses(frame: pl.DataFrame) -> Iterator[str]:

@@ -8,7 +8,8 @@ from layercache.analyze.plain_tables import cell, number, of, tables
 from layercache.chosen import ACCURACY, by_validation, validated
 
 _CALIBRATION = ("choice_ece", "choice_brier", "choice_mass")
-_EFFECTS = ("effect", "variance_share", "anova_p")
+_EFFECTS = {"effect": "accuracy", "variance_share": "share of variance", "anova_p": "F-test p"}
+_ONE_SEED = "one seed: without a second, nothing says what is chance, so no interval, share of variance or F-test"
 
 
 def answers(frame: pl.DataFrame) -> Iterator[str]:
@@ -48,11 +49,22 @@ def adapters(frame: pl.DataFrame) -> Iterator[str]:
             names = [f"{one['run']}, {one['group']}" for one in systems.iter_rows(named=True)]
             yield tables(f"{data}, {label}: systems [95 % interval]", names, list(wanted), columns, corner="system")
             yield from _chosen(part)
-        for run, own in part.filter(pl.col("metric").is_in(_EFFECTS)).group_by("run", maintain_order=True):
-            groups = own["group"].unique(maintain_order=True).to_list()
-            columns = [[" " + cell(of(own, metric=metric, group=group)) for group in groups] for metric in _EFFECTS]
-            title = f"{data}, {label}, {run[0]}: what matters in the grid [95 % interval over seeds]"
-            yield tables(title, groups, ["accuracy", "share of variance", "F-test p"], columns, corner="effect of")
+        for run, own in part.filter(pl.col("metric").is_in(list(_EFFECTS))).group_by("run", maintain_order=True):
+            yield _grid(f"{data}, {label}, {run[0]}", own)
+
+
+def _grid(place: str, own: pl.DataFrame) -> str:
+    """Lay out what matters in a grid; with one seed its effects alone, and why."""
+    shown = _EFFECTS
+    if not (of(own, metric="effect")["n"] > 1).any():
+        shown, own = {"effect": _EFFECTS["effect"]}, of(own, metric="effect")
+    groups = own["group"].unique(maintain_order=True).to_list()
+    columns = [[" " + cell(of(own, metric=metric, group=group)) for group in groups] for metric in shown]
+    over = " [95 % interval over seeds]" if shown is _EFFECTS else ""
+    table = tables(
+        f"{place}: what matters in the grid{over}", groups, list(shown.values()), columns, corner="effect of"
+    )
+    return table if over else f"{table}\n{_ONE_SEED}"
 
 
 def _chosen(part: pl.DataFrame) -> Iterator[str]:

@@ -201,12 +201,12 @@ def _effects(own: pl.DataFrame) -> list[str]:
         return []
     r, alpha = effects["r"], effects["alpha"]
     said = f"From its smallest to its largest value, alpha changes accuracy by {_scored(alpha)}, rank by {_scored(r)}"
-    if shares:
+    if shares and r["n"] > 1:
         said += (
             f"; of the variance between cells, alpha explains {_percent(shares['alpha'])}, rank {_percent(shares['r'])}, both"
             f" together {_percent(shares.get('interaction', 0))}, seeds {_percent(shares['seed'])}"
         )
-    seeds = f"{r['n']} seeds" if r["n"] != 1 else "one seed, so without intervals"
+    seeds = f"{r['n']} seeds" if r["n"] != 1 else "one seed, so without intervals or shares of the variance"
     return [f"{said} ({seeds}).{_verdict(own, shares)} What an adapter adds is multiplied by alpha / r."]
 
 

@@ -28,7 +28,8 @@ _TEXT_NOTE = (
 _PATHWAYS_NOTE = (
     "A probe of each layer's clean states says whether an answer is right; the same probe then reads the states of passes in "
     "which the question was knocked out, and of a control in which as many other tokens were. Every sample is scored by a "
-    "probe that was fitted on other prompts. ΔP is how much of the probability of its clean prediction is lost."
+    "probe that was fitted on other prompts. ΔP is what the probability of its clean prediction gains under the change, in "
+    "percentage points: below 0 where it loses."
 )
 _EVIDENCE_CAPTION = (
     "{}, on the same samples, with paired 95 % intervals. This carries the evidence: any disturbance costs a prediction "

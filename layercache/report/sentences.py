@@ -38,8 +38,8 @@ def layers_finding(task: Task, numbers: pl.DataFrame) -> list[str]:
             else "has an interval that excludes 0"
         )
         said.append(
-            f"{task.label}: the difference in {what} between the best layers of {places} {verdict}: {_wide(one)} (paired, by"
-            " rows)."
+            f"{task.label}: the difference in {what} between the layers that are best by {what}, of {places}, {verdict}:"
+            f" {_wide(one)} (paired, by rows)."
         )
     return said
 
@@ -55,7 +55,7 @@ def _lost(task: Task, at: dict[str, Any], one: dict[str, Any]) -> str:
         verdict = "the last layer has lost some of it"
     return (
         f"{at['model']}, {at['panel']}: the last layer's {what} (layer {one['layer']}, before the final norm) for {task.label} minus that of layer {one['other_layer']}, its"
-        f" best, is {_wide(one)}: {verdict} (paired, by rows; the best layer is chosen on them, which favours it)."
+        f" best by {what}, is {_wide(one)}: {verdict} (paired, by rows; the best layer is chosen on them, which favours it)."
     )
 
 
@@ -85,7 +85,15 @@ def _of_model(task: Task, at: dict[str, Any]) -> str:
         )
     elif against:
         sentence += f"; {against}"
-    return f"{sentence}."
+    return f"{sentence}.{_ties(task, at)}"
+
+
+def _ties(task: Task, at: dict[str, Any]) -> str:
+    """Name the other layers of the same place that score the same: none of them is the best."""
+    own = task.scores.filter(metric=task.metric, run=at["run"], panel=at["panel"])
+    tied = own.filter(pl.col("value") == at["value"], pl.col("layer") != at["layer"]).sort("layer")["layer"].to_list()
+    layers = f"Layer {tied[0]} scores" if len(tied) == 1 else f"Layers {', '.join(map(str, tied))} score"
+    return f" {layers} the same." if tied else ""
 
 
 def _rivals(task: Task, at: dict[str, Any]) -> list[dict[str, Any]]:

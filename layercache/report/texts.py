@@ -6,7 +6,7 @@ import polars as pl
 
 from layercache.report.frames import clean
 from layercache.report.measures import measure
-from layercache.report.text import interval
+from layercache.report.text import count, interval
 
 HEADLINE = ("token_f1", "rouge_l", "bleu", "bertscore_f1", "exact_match", "chrf")
 """Scores whose figures are open, the first there is being the one that findings quote."""
@@ -85,7 +85,19 @@ def _costs(task: TextTask) -> list[str]:
     own = task.differences.filter(metric=f"{task.metric}{_DIFFERENCE}").sort("layer")
     lines = own.unique(["model", "other_run"], keep="last", maintain_order=True).to_dicts()
     said = "Quantisation changes " + measure(task.metric).name + " of {} by {} at layer {}{}."
-    return [said.format(one["model"], _score(one), one["layer"], _clear(one, 0)) for one in lines]
+    found = [said.format(one["model"], _score(one), one["layer"], _clear(one, 0)) for one in lines]
+    return [
+        f"{line}{_over_layers(own.filter(model=one['model'], other_run=one['other_run']))}"
+        for line, one in zip(found, lines, strict=True)
+    ]
+
+
+def _over_layers(own: pl.DataFrame) -> str:
+    """Say at how many layers an interval excludes 0: the last layer alone may hide what the others show."""
+    known = own.drop_nulls(["low", "high"]).sort("layer")
+    changed = known.filter((pl.col("low") > 0) | (pl.col("high") < 0))["layer"].to_list()
+    where = f" ({', '.join(map(str, changed))})" if 0 < len(changed) < len(known) else ""
+    return f" The interval excludes 0 at {len(changed)} of {count(len(known), 'layer')}{where}." if len(known) else ""
 
 
 def _knows(task: TextTask) -> list[str]:
@@ -102,4 +114,4 @@ def _score(row: dict[str, Any]) -> str:
 def _clear(row: dict[str, Any], nothing: float) -> str:
     """Say so when an interval holds the value that means nothing."""
     unclear = row["low"] is not None and row["low"] <= nothing <= row["high"]
-    return ": the interval holds " + f"{nothing:g}, no clear difference" if unclear else ""
+    return ": the interval holds " + f"{nothing:g}, no clear difference there" if unclear else ""

@@ -64,6 +64,9 @@ def test_a_grid_of_one_rank_or_one_seed() -> None:
     assert set(found.effects) == {"alpha"}
     assert found.effects["alpha"].value == pytest.approx(0.2)
     assert found.p == {}
+    # One seed explains nothing that could be left: a share of 1 would be no finding.
+    assert found.shares == {}
+    assert effects(np.array([[[0.5, 0.7]], [[0.4, 0.8]]])).shares.keys() == {"alpha", "seed"}
     assert effects(np.full((2, 2, 2), 0.5)).shares == {}
 
 

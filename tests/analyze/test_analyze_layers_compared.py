@@ -83,6 +83,9 @@ def test_the_report_says_what_is_lost_and_who_differs(store: reader.Store) -> No
     assert any(line.startswith("knows, mean@prompt: the last layer's mean squared error (layer ") for line in said)
     assert "the last layer has lost some of it (paired, by rows" in next(line for line in said if "knows, mean" in line)
     assert "has an interval that excludes 0" in said[-1]
+    # The sentence before these may name another layer, by another metric.
+    assert "between the layers that are best by mean squared error, of guesses (layer " in said[-1]
+    assert ", its best by mean squared error, is " in said[0]
     same = numbers.with_columns(low=pl.lit(-9.0), high=pl.lit(9.0))
     said = layers_finding(rating, same)
     assert "nothing is shown to be lost" in said[0]

@@ -39,8 +39,39 @@ def test_probes():
         "mse, best layer        1236                         1236",
         "spearman, best layer   -                            -",
         "",
-        "* best layer (and the share of resamples in which it is best)",
+        "* best layer (and the share of resamples in which it is best); none where layers tie or its interval does not clear"
+        " majority or mean",
     ]
+
+
+def starred(values: list[float], low: float | None, baseline: float | None = 0.0) -> list[str]:
+    """Return the layers that are marked, of given scores whose intervals begin at `low`."""
+    here = key("gpt2-0123abcd", label="rating")
+    rows = [] if baseline is None else tables.row({**here, "group": "mean"}, "r2", baseline, 9, baseline, baseline)
+    for layer, value in enumerate(values):
+        at = {**here, "site": "resid", "pooling": "mean@prompt", "layer": layer}
+        rows += tables.row(at, "r2", value, 9, low, None if low is None else 1.0)
+        rows += tables.row(at, "best_layer_share", 0.5, 9)
+    marked = [line for line in text_of(rows).splitlines()[:-1] if "*" in line]
+    assert all("(50%)" in line for line in marked)
+    assert text_of(rows).count("%)") == len(marked), "a share without a star"
+    return [line.split()[0] for line in marked]
+
+
+def test_no_star_where_layers_tie():
+    assert starred([0.1, 0.3331, 0.3338], 0.05) == ["2"]
+    assert starred([0.1, 0.3331, 0.3334], 0.05) == [], "they are printed the same"
+    assert starred([0.3, 0.3, 0.2], 0.05) == []
+
+
+def test_no_star_where_the_best_layer_does_not_clear_its_baseline():
+    assert starred([0.1, 0.3], 0.01) == ["1"]
+    assert starred([0.1, 0.3], 0.0) == []
+    assert starred([-0.006, -0.1], -0.015) == []
+    assert starred([0.1, 0.3], 0.05, baseline=0.2) == []
+    assert starred([0.1, 0.3], None, baseline=0.2) == ["1"]
+    assert starred([0.1, 0.3], None, baseline=0.3) == []
+    assert starred([-0.2, -0.1], -0.3, baseline=None) == ["1"]
 
 
 def test_runs_of_one_model_keep_their_hash():
@@ -110,3 +141,30 @@ def test_nothing():
 
 def test_an_undefined_value_has_no_row():
     assert tables.row(key("a"), "auc", float("nan"), 3) == []
+
+
+def grid_rows(seeds: int) -> list[dict]:
+    here = {**key("demo-0123abcd", label="rating"), "analysis": "compare", "condition": None}
+    low, high = (0.01, 0.05) if seeds > 1 else (None, None)
+    rows = tables.row({**here, "group": "r"}, "effect", 0.03, seeds, low, high)
+    for group, share in (("r", 0.9), ("seed", 0.1)):
+        rows += tables.row({**here, "group": group}, "variance_share", share, seeds)
+    return rows
+
+
+def test_a_grid_of_several_seeds_has_shares_of_variance():
+    assert text_of(grid_rows(2)).splitlines() == [
+        "films, rating, demo: what matters in the grid [95 % interval over seeds]",
+        "effect of   accuracy               share of variance   F-test p",
+        "r           0.030 [0.010, 0.050]   0.900               -",
+        "seed        -                      0.100               -",
+    ]
+
+
+def test_a_grid_of_one_seed_says_why_it_has_none():
+    assert text_of(grid_rows(1)).splitlines() == [
+        "films, rating, demo: what matters in the grid",
+        "effect of   accuracy",
+        "r           0.030",
+        "one seed: without a second, nothing says what is chance, so no interval, share of variance or F-test",
+    ]

@@ -89,6 +89,10 @@ def test_what_is_said_is_what_the_numbers_support(task: pathways.PathwayTask) ->
 
 def test_the_page_and_the_plots(store: Store, tmp_path: Path) -> None:
     text = report.build(store, tmp_path / "page.html", ReportSpec(samples=0)).read_text()
+    # One wording, right in sign, here and under the samples.
+    said = "ΔP is what the probability of its clean prediction gains under the change, in percentage points: below 0 where it loses."
+    assert said in text
+    assert said in (Path(report.__file__).parent / "browser" / "layers.js").read_text("utf-8")
     assert "Does truthfulness hang on the question?" in text
     assert "The split is on the outcome" in text
     assert "<b>other</b>" not in text

@@ -33,6 +33,17 @@ def test_the_best_layer_is_named_with_its_interval_and_baselines(task: Task) -> 
     ]
 
 
+def test_layers_that_score_the_same_are_named(task: Task) -> None:
+    def said(*layers: int) -> str:
+        here = pl.col("metric") == task.metric, pl.col("panel") == "last@prompt", pl.col("layer").is_in(layers)
+        tied = pl.when(*here).then(pl.lit(0.8)).otherwise(pl.col("value"))
+        return probe_finding(task._replace(scores=task.scores.with_columns(value=tied)))[0]
+
+    assert said(4).endswith("majority class .30.")
+    assert said(4, 5).endswith("majority class .30. Layer 5 scores the same.")
+    assert said(4, 5, 6).endswith("majority class .30. Layers 5, 6 score the same.")
+
+
 def test_a_winning_baseline_is_said_to_win(task: Task) -> None:
     (said,) = probe_finding(with_tfidf(task, value=0.9, low=0.88, high=0.92))
     assert said == (

@@ -110,7 +110,7 @@ function pathwaysPanel(at) {
     .map((own, number) => own && pathway(at, at.about.pathways[number], own))
     .filter(Boolean);
   if (!found.length) return null;
-  const note = "A probe of the clean states, fitted on other prompts, reads the states of every pass: the probability that the label is true. ΔP is what the clean prediction gains, in percentage points.";
+  const note = "A probe of the clean states, fitted on other prompts, reads the states of every pass: the probability that the label is true. ΔP is what the probability of its clean prediction gains under the change, in percentage points: below 0 where it loses.";
   return panel("pathways", "Under changed passes", note, found);
 }
 
