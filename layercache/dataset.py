@@ -15,7 +15,7 @@ import polars as pl
 
 from layercache import nearest, sources
 from layercache.answers import read_aliases
-from layercache.cells import CONVERTERS, infer, is_grouped, or_none
+from layercache.cells import CONVERTERS, has_decimal_comma, infer, is_grouped, or_none
 from layercache.errors import DataError
 from layercache.recipe import DataSpec, Label, parse_label
 from layercache.searched import Searched, check_searched, with_searched
@@ -171,10 +171,9 @@ def _convert(convert: Callable[[Any], Any], value: Any, name: str, row: int, sou
         return convert(value)
     except ValueError as error:
         shown = as_text(value)[:60]
-        raise DataError(
-            f"label {name!r}, {sources.place(source, row)}: {shown!r} is not {error}; mend the cell, empty it, or name it"
-            " as missing"
-        ) from None
+        comma = convert is CONVERTERS["number"][0] and has_decimal_comma(value)
+        remedy = "it has a decimal comma, write a point" if comma else "mend the cell, empty it, or name it as missing"
+        raise DataError(f"label {name!r}, {sources.place(source, row)}: {shown!r} is not {error}; {remedy}") from None
 
 
 def _answers(names: Sequence[str] | None, columns: dict[str, list[Any]], source: str) -> list[list[str] | None] | None:
