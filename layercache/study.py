@@ -101,7 +101,8 @@ def run(
         from layercache.store import mirror, reader
 
         opened = reader.open(store)
-        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, study.title, progress)
+        title = study.title or study.report.title or study.name
+        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, title, progress)
         charts = reports.write_charts(opened, mirror.beside(store, "charts"), progress)
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts, tuned)
 
