@@ -23,6 +23,11 @@ def or_none(value: Any, missing: Set[str]) -> Any:
     return value
 
 
+def without_value(name: str, empty: int, rows: int) -> str:
+    """Say how many rows lack a label: in the same words by who reads the data and by who analyses, so that it is said once."""
+    return f"{name}: {empty:,} of {rows:,} rows have no value and are left out of its probe"
+
+
 def is_grouped(cell: Any) -> bool:
     """Tell whether a cell is a number written with thousands separators: `1,250.5`."""
     return isinstance(cell, str) and _GROUPED.fullmatch(cell.strip()) is not None

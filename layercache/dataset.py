@@ -15,7 +15,7 @@ import polars as pl
 
 from layercache import nearest, sources
 from layercache.answers import read_aliases
-from layercache.cells import CONVERTERS, has_decimal_comma, infer, is_grouped, or_none
+from layercache.cells import CONVERTERS, has_decimal_comma, infer, is_grouped, or_none, without_value
 from layercache.errors import DataError
 from layercache.recipe import DataSpec, Label, parse_label
 from layercache.searched import Searched, check_searched, with_searched
@@ -158,9 +158,10 @@ def _typed(
         grouped = [cell for cell in cells if is_grouped(cell)]
         if kinds[name] == "number" and grouped:
             notes.append(f"{name}: {len(grouped):,} cells are read with a thousands separator, such as {grouped[0]!r}")
-        if empty:
-            what = "are not scored against it" if name in references else "are left out of its probe"
-            notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and {what}")
+        if empty and name in references:
+            notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and are not scored against it")
+        elif empty:
+            notes.append(without_value(name, empty, len(cells)))
     return pl.DataFrame(series), notes
 
 

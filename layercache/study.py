@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from layercache import __version__, dataset, engine, nearest, recipe, spans
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
-from layercache.progress import Progress, held
+from layercache.progress import Once, Progress, held
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,6 +89,8 @@ def run(
         LayercacheError: any user error of the parts.
     """
     start = time.monotonic()
+    # What the data lack, extraction and every analysis would say.
+    progress = Once(progress)
     if study.finetune:
         # What is wrong with the data is not to be told after hours of training.
         _datasets(study, Progress())
