@@ -5,11 +5,13 @@ Dataset.frame      is the user's own columns, typed
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
@@ -104,6 +106,10 @@ def load(spec: DataSpec) -> Dataset:
     )
 
 
+_LONGEST = 200
+"""Characters of a name in a store, where a letter beyond ASCII counts for three a byte (`store.sequence`)."""
+
+
 def data_name(spec: DataSpec) -> str:
     """Return what a data set is called in the store: its given name, or one made from its source."""
     if spec.name:
@@ -112,7 +118,11 @@ def data_name(spec: DataSpec) -> str:
         stem = spec.source.partition(":")[2].partition(":")[0].partition("@")[0].rpartition("/")[2]
     else:
         stem = Path(spec.source).stem
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-") or "data"
+    # One spelling of an accent, whichever the file system gave; letters of every script stay.
+    name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem)).strip("._-")
+    if not name.isascii() and len(quote(name, safe="")) > _LONGEST:
+        name = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")
+    return name or "data"
 
 
 def _default_template(source: str, names: list[str]) -> str:

@@ -179,6 +179,12 @@ def test_a_label_without_any_value_is_refused(tmp_path: Path) -> None:
         ("hf:google/boolq:validation", "boolq"),
         ("demo:qa", "qa"),
         ("../..csv", "data"),
+        ("cafés.csv", "cafés"),
+        ("cafe\u0301s.csv", "cafés"),
+        ("映画 1.csv", "映画_1"),
+        ("映" * 30 + "1.csv", "1"),
+        ("映" * 30 + ".csv", "data"),
+        ("« a/../é\n».csv", "é"),
     ],
 )
 def test_data_sets_are_named_after_their_source(source: str, name: str) -> None:

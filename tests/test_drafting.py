@@ -205,6 +205,17 @@ def test_signs_are_a_class_beside_other_signs() -> None:
     assert columns.look([{"text": f"text {n}" if n % 3 else "?"} for n in range(60)])[1] == []
 
 
+def test_letters_of_a_files_name_stay(tmp_path: Path, call: Call) -> None:
+    path = tmp_path / "cafés.csv"
+    path.write_text("title,kind\n" + "".join(f"Film {n},{'ab'[n % 2]}\n" for n in range(6)), encoding="utf-8")
+    assert call("init", path).out == "cafés.toml\n"
+    assert recipe.load("cafés.toml").name == "cafés"
+    made = call("run", "cafés.toml", "-q", "--store", "s", "--set", "extract.layers=0")
+    assert made.code == 0, made.err
+    assert [run["data"] for run in call("ls", "--json", "--store", "s").json] == ["cafés"]  # type: ignore[attr-defined]
+    assert call("verify", "--store", "s").code == 0
+
+
 def test_no_trial_of_more_rows_than_there_are(tmp_path: Path, call: Call) -> None:
     _jsonl(tmp_path / "few.jsonl", [{"text": f"t {n}", "label": "ab"[n % 2]} for n in range(60)])
     assert "next: layercache run few.toml --store few-store" in call("init", tmp_path / "few.jsonl").err
