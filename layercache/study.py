@@ -312,6 +312,7 @@ def analyze(path: Path, specs: Sequence[AnalysisSpec], progress: Progress) -> li
             inputs += [info.path.name for info in results.listing(path) if info.analysis != spec.kind]
         found = results.find(path, spec.kind, settings, [*inputs, *reads(spec)])
         if found is not None:
+            results.renew(path, found)
             done.append(Analysed(spec.kind, results.load(found), found, cached=True))
             continue
         outcome = analyze_one(store, spec, progress)

@@ -33,7 +33,7 @@ prompts AS (
 SELECT run, data, label, site, pooling, layer, row, predicted, probability, truth, prompt
 FROM scores
 JOIN places USING (run, data, label)
-LEFT JOIN truths USING (run, data, label, row)
+JOIN truths USING (run, data, label, row)
 LEFT JOIN prompts USING (run, sample_id)
 WHERE correct = 0 AND struct_pack(site, pooling, layer) = best
 ORDER BY probability DESC, run, data, label, row

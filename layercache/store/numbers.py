@@ -11,19 +11,27 @@ from layercache.store.layout import first_line
 from layercache.store.results import ResultInfo
 from layercache.store.schema import RESULTS, arrow_schema
 
-_NUMBERS = ("value", "low", "high", "n")
-_KEY = [column.name for column in RESULTS if column.name not in _NUMBERS]
+NUMBERS = ("value", "low", "high", "n", "text", "row", "sample_id", "other_layer")
+"""Columns of results that say nothing of what a number is a number of: where two analyses have rows that agree in all others, the
+newer one's count. The layer compared with is one: of a ΔP anchored at one layer, then at another, the last asked for is meant."""
 
 
 def newest(store: Path) -> pl.DataFrame:
-    """Return the columns of `schema.RESULTS`; where two analyses gave the same number, the newer one's counts.
+    """Return the columns of `schema.RESULTS`; where two analyses gave the same numbers, the newer one's count.
 
     Raises:
         StoreError: a result's file is damaged.
     """
     empty = from_arrow(arrow_schema(RESULTS).empty_table())
     parts = [read(path).select(empty.columns).cast(empty.schema) for _, path in tables(store, "results")]
-    return pl.concat([empty, *parts]).unique(_KEY, keep="first", maintain_order=True)
+    return first(empty, parts)
+
+
+def first(empty: pl.DataFrame, parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Join tables, the newest first; of rows that say the same but for `NUMBERS`, only those of the first table."""
+    key = [name for name in empty.columns if name not in NUMBERS]
+    aged = [part.with_columns(age=pl.lit(age)) for age, part in enumerate([empty, *parts])]
+    return pl.concat(aged).filter(pl.col("age") == pl.col("age").min().over(key)).drop("age")
 
 
 def tables(store: Path, name: str) -> list[tuple[ResultInfo, Path]]:

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layercache.errors import StoreError
+from layercache.store import mirror
 from layercache.store.files import sha256 as file_sha256
 from layercache.store.layout import MANIFEST, RESULTS, digest, first_line, frozen_hint, listed, read_json, refuse_link
 from layercache.store.manifest import own_hash_is_right, seal
-from layercache.store.publish import READ_ONLY, one_line_errors, publish_folder, staging, write_file
+from layercache.store.publish import READ_ONLY, one_line_errors, publish_file, publish_folder, staging, write_file
 from layercache.store.schema import FORMAT, READER, SAMPLE_SCORES, Column, arrow_schema
 from layercache.store.schema import RESULTS as RESULT_COLUMNS
 
@@ -26,6 +27,10 @@ _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}")
 _UNSEALED = {"format", "reader", "analysis", "spec", "inputs", "hash", "created", "files"}
 """Fields of the manifests written before they had a hash of their own."""
 _TABLES = ("results.parquet", "sample_scores.parquet")
+_MANNER = {"bootstrap", "seed", "folds", "min_class", "group_by", "kind_by"} | {
+    *("popularity", "anchor", "anchor_layer", "noise", "p_true", "repeats")
+}
+"""What a specification says of how a number is computed, not of what: of two that differ in these alone the newer result counts."""
 
 
 @dataclass
@@ -99,6 +104,28 @@ def find(store: Path, analysis: str, spec: dict[str, Any], inputs: Iterable[str]
     return path if path.exists() else None
 
 
+def renew(store: Path, path: Path) -> None:
+    """Let a result that is asked for again be the newest: it then counts before what was asked otherwise meanwhile.
+
+    Nothing happens where it is that already, and in a store that cannot be written or whose files, in a bucket, never change.
+
+    Raises:
+        StoreError: the disk is full or fails.
+    """
+    value = _intact(path)
+    if value is None or frozen_hint(store) is not None or mirror.of(store) is not None:
+        return
+    of_kind = [info for info in listing(store, newest=False) if info.analysis == value["analysis"]]
+    if max(of_kind, key=lambda info: (info.created, info.path)).path != path:
+        data = seal(value | {"created": datetime.now(UTC).isoformat(timespec="microseconds"), "sha256": ""})
+        with one_line_errors(path):
+            try:
+                publish_file(store, path / MANIFEST, data)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+
+
 def load(path: Path) -> pa.Table:
     """Read the table `results` of a result's directory: the columns of `schema.RESULTS`.
 
@@ -113,9 +140,10 @@ def load(path: Path) -> pa.Table:
 
 
 def listing(store: Path, *, newest: bool = True) -> list[ResultInfo]:
-    """List the newest result of every specification (or all), sorted by path; damaged ones are left out.
+    """List the newest result of everything that was asked (or all), sorted by path; damaged ones are left out.
 
-    What was asked of two versions of the data is one specification: the result computed last counts.
+    What was asked of two versions of the data, or in two ways (seeds, folds, the layer a ΔP is anchored at), is one
+    thing: the result computed last counts.
 
     Raises:
         StoreError: the folder of results cannot be looked into.
@@ -126,7 +154,8 @@ def listing(store: Path, *, newest: bool = True) -> list[ResultInfo]:
         value = _intact(path)
         if value is not None:
             info = ResultInfo(path, *(value[name] for name in ResultInfo._fields[1:]))
-            key = digest([info.analysis, info.spec]) if newest else str(info.path)
+            asked = {name: setting for name, setting in info.spec.items() if name not in _MANNER}
+            key = digest([info.analysis, asked]) if newest else str(info.path)
             if key not in found or (found[key].created, found[key].path) < (info.created, info.path):
                 found[key] = info
     return sorted(found.values())

@@ -10,13 +10,11 @@ from layercache.frame import from_arrow
 from layercache.store import numbers
 from layercache.store.schema import SAMPLE_SCORES, arrow_schema
 
-_KEY = [column.name for column in SAMPLE_SCORES if column.name not in ("value", "text")]
-
 
 def newest(store: Path, analysis: str, metric: str) -> pl.DataFrame:
     """Return the sample scores of one analysis and metric, the columns of `schema.SAMPLE_SCORES`.
 
-    Where two results have the same score, the newer one's counts.
+    Where two results have the same scores, the newer one's count.
 
     Raises:
         StoreError: a result's file is damaged.
@@ -27,7 +25,7 @@ def newest(store: Path, analysis: str, metric: str) -> pl.DataFrame:
         for info, path in numbers.tables(store, "sample_scores")
         if info.analysis == analysis
     ]
-    return pl.concat([empty, *parts]).unique(_KEY, keep="first", maintain_order=True)
+    return numbers.first(empty, parts)
 
 
 def of(store: Path, where: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, Any]]:

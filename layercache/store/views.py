@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from layercache.store import results
+from layercache.store import numbers
 from layercache.store.holdings import SAMPLES
 from layercache.store.layout import Run, ShardInfo, place
 from layercache.store.reader import Store
@@ -273,13 +273,18 @@ def _samples(store: Store) -> str:
     return f"SELECT run, condition, {', '.join(chosen.values())} FROM ({held}) GROUP BY run, condition, sample_id"
 
 
-def _of_results(file: str, columns: tuple[Column, ...]) -> Callable[[Store], str]:
-    """Return the builder of a view over the newest result of every specification."""
+def _of_results(table: str, columns: tuple[Column, ...]) -> Callable[[Store], str]:
+    """Return the builder of a view over results; where two analyses gave the same numbers, the newer one's count."""
 
     def build(store: Store) -> str:
-        files = [path for result in results.listing(store.path) if (path := result.file(file)) is not None]
+        found = numbers.tables(store.path, table)
         names = ", ".join(identifier(column.name) for column in columns)
-        return f"SELECT {names} FROM {from_files(files)}" if files else empty_table(columns)
+        kinds = [info.analysis for info, _ in found]
+        if len(set(kinds)) == len(kinds):
+            return f"SELECT {names} FROM {from_files([path for _, path in found])}" if found else empty_table(columns)
+        key = ", ".join(identifier(column.name) for column in columns if column.name not in numbers.NUMBERS)
+        aged = (f"SELECT {names}, {age} AS age FROM {from_files([path])}" for age, (_, path) in enumerate(found))
+        return f"SELECT {names} FROM ({' UNION ALL '.join(aged)}) QUALIFY age = min(age) OVER (PARTITION BY {key})"
 
     return build
 
@@ -293,8 +298,8 @@ _BUILDERS: dict[str, Callable[[Store], str]] = {
     "layers": _layers,
     **{table: _table(table) for table in TABLES if table != SAMPLES},
     "choices": _choices,
-    "results": _of_results("results.parquet", RESULTS),
-    "sample_scores": _of_results("sample_scores.parquet", SAMPLE_SCORES),
+    "results": _of_results("results", RESULTS),
+    "sample_scores": _of_results("sample_scores", SAMPLE_SCORES),
 }
 
 VIEWS: tuple[str, ...] = tuple(_BUILDERS)

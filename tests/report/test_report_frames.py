@@ -33,7 +33,7 @@ def test_the_newer_of_two_analyses_counts(tmp_path: Path) -> None:
     row = {"run": run.id, "data": "films", "analysis": "probe", "condition": "clean", "site": "resid", "layer": 4}
     row |= {"pooling": POOLINGS[0], "label": "certificate", "metric": "balanced_accuracy", "value": 0.123, "n": 7}
     table = pa.Table.from_pylist([row], schema=arrow_schema(RESULTS))
-    results.save(store.path, "probe", {"kind": "probe", "folds": 3}, ["test"], results.Outcome(table))
+    results.save(store.path, "probe", {"kind": "probe", "labels": ["certificate"]}, ["test"], results.Outcome(table))
     (task, _) = frames.tasks(frames.results(store))
     found = task.scores.filter(layer=4, metric="balanced_accuracy", pooling=POOLINGS[0])
     assert found["value"].to_list() == [0.123]

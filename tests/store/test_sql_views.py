@@ -13,7 +13,8 @@ import store_builder as build
 
 from layercache.errors import QueryError, StoreError
 from layercache.recipe import parse_label
-from layercache.store import reader, results, sql, views
+from layercache.store import numbers as stored_numbers
+from layercache.store import reader, results, sql, verify, views
 from layercache.store.layout import Run
 from layercache.store.schema import LABELS, RESULTS, SAMPLE_SCORES, TABLES
 from layercache.store.writer import Shard, open_run, put_rows
@@ -63,11 +64,12 @@ def test_types_do_not_depend_on_whether_there_are_rows(tmp_path: Path) -> None:
     empty.close()
 
 
-def _put_result(store: Path, run: Run, value: float = 1.0, spec: str = "a", inputs: str = "i") -> None:
-    row = {"run": run.id, "data": "d", "analysis": "probe", "metric": "mse", "value": value}
-    score = {**row, "row": 0, "sample_id": build.sample_id(0), "text": spec}
-    outcome = results.Outcome(pa.Table.from_pylist([row]), pa.Table.from_pylist([score]))
-    results.save(store, "probe", {"spec": spec}, [inputs], outcome)
+def _put_result(store: Path, run: Run, value: float = 1.0, inputs: str = "i", metric: str = "mse", **spec: Any) -> None:
+    row = {"run": run.id, "data": "d", "analysis": "probe", "metric": metric, "value": value}
+    rows = [{**row, "layer": layer} for layer in spec.get("layers", [0])]
+    scores = [{**one, "row": 0, "sample_id": build.sample_id(0), "text": inputs} for one in rows]
+    outcome = results.Outcome(pa.Table.from_pylist(rows), pa.Table.from_pylist(scores))
+    results.save(store, "probe", {"spec": "a", **spec}, [inputs], outcome)
 
 
 def test_states_are_those_written(tmp_path: Path) -> None:
@@ -454,13 +456,39 @@ def test_labels_are_those_of_the_reader(tmp_path: Path) -> None:
     assert found.filter(name="share")["text"].cast(float).equals(expected.filter(name="share")["text"].cast(float))
 
 
-def test_newest_result_of_every_specification_counts(tmp_path: Path) -> None:
+def test_newest_result_of_everything_asked_counts(tmp_path: Path) -> None:
     run = build.make_run(tmp_path)
-    _put_result(tmp_path, run, 1.0, spec="a", inputs="old")
-    _put_result(tmp_path, run, 2.0, spec="a", inputs="new")
-    _put_result(tmp_path, run, 3.0, spec="b")
+    _put_result(tmp_path, run, 1.0, "old")
+    _put_result(tmp_path, run, 2.0, "new")
+    _put_result(tmp_path, run, 3.0, "b", metric="r2", spec="b")
     assert ask(tmp_path, 'SELECT value, "group" FROM results ORDER BY value') == [(2.0, None), (3.0, None)]
-    assert ask(tmp_path, "SELECT text, value FROM sample_scores ORDER BY text") == [("a", 2.0), ("b", 3.0)]
+    assert ask(tmp_path, "SELECT text, value FROM sample_scores ORDER BY text") == [("b", 3.0), ("new", 2.0)]
+
+
+def test_of_two_analyses_that_say_the_same_the_newer_counts(tmp_path: Path) -> None:
+    def told() -> list[Any]:
+        return ask(tmp_path, "SELECT layer, value FROM results ORDER BY ALL")
+
+    run = build.make_run(tmp_path)
+    _put_result(tmp_path, run, 1.0, layers=[0, 1, 2])
+    # Other layers were asked for: what it says counts, what it does not say stays.
+    _put_result(tmp_path, run, 2.0, layers=[2])
+    assert told() == [(0, 1.0), (1, 1.0), (2, 2.0)]
+    assert ask(tmp_path, "SELECT layer, value FROM sample_scores ORDER BY ALL") == told()
+    frame = stored_numbers.newest(tmp_path).sort("layer")
+    assert list(zip(frame["layer"], frame["value"], strict=True)) == told()
+    # The same was asked in another way: all of it is replaced.
+    _put_result(tmp_path, run, 3.0, layers=[0, 1, 2], folds=3)
+    assert told() == [(0, 3.0), (1, 3.0), (2, 3.0)]
+    # What is asked for again counts again.
+    first = results.find(tmp_path, "probe", {"spec": "a", "layers": [0, 1, 2]}, ["i"])
+    assert first is not None
+    results.renew(tmp_path, first)
+    assert told() == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert list(verify.verify(tmp_path, deep=True)) == []
+    before = (first / "manifest.json").read_bytes()
+    results.renew(tmp_path, first)
+    assert (first / "manifest.json").read_bytes() == before
 
 
 def test_sums_of_integers_are_integers(tmp_path: Path) -> None:
