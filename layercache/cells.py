@@ -11,6 +11,7 @@ import polars as pl
 from layercache.template import as_text
 
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+")
 
 
 def or_none(value: Any, missing: Set[str]) -> Any:
@@ -22,9 +23,19 @@ def or_none(value: Any, missing: Set[str]) -> Any:
     return value
 
 
+def without_value(name: str, empty: int, rows: int) -> str:
+    """Say how many rows lack a label: in the same words by who reads the data and by who analyses, so that it is said once."""
+    return f"{name}: {empty:,} of {rows:,} rows have no value and are left out of its probe"
+
+
 def is_grouped(cell: Any) -> bool:
     """Tell whether a cell is a number written with thousands separators: `1,250.5`."""
     return isinstance(cell, str) and _GROUPED.fullmatch(cell.strip()) is not None
+
+
+def has_decimal_comma(cell: Any) -> bool:
+    """Tell whether a cell is a number written with a decimal comma: `4,5` or `1.250,5`, which is not read as one."""
+    return isinstance(cell, str) and not is_grouped(cell) and _DECIMAL_COMMA.fullmatch(cell.strip()) is not None
 
 
 def _number(value: Any) -> float:

@@ -5,17 +5,19 @@ Dataset.frame      is the user's own columns, typed
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
 from layercache import nearest, sources
 from layercache.answers import read_aliases
-from layercache.cells import CONVERTERS, infer, is_grouped, or_none
+from layercache.cells import CONVERTERS, has_decimal_comma, infer, is_grouped, or_none, without_value
 from layercache.errors import DataError
 from layercache.recipe import DataSpec, Label, parse_label
 from layercache.searched import Searched, check_searched, with_searched
@@ -104,6 +106,10 @@ def load(spec: DataSpec) -> Dataset:
     )
 
 
+_LONGEST = 200
+"""Characters of a name in a store, where a letter beyond ASCII counts for three a byte (`store.sequence`)."""
+
+
 def data_name(spec: DataSpec) -> str:
     """Return what a data set is called in the store: its given name, or one made from its source."""
     if spec.name:
@@ -112,7 +118,11 @@ def data_name(spec: DataSpec) -> str:
         stem = spec.source.partition(":")[2].partition(":")[0].partition("@")[0].rpartition("/")[2]
     else:
         stem = Path(spec.source).stem
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-") or "data"
+    # One spelling of an accent, whichever the file system gave; letters of every script stay.
+    name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem)).strip("._-")
+    if not name.isascii() and len(quote(name, safe="")) > _LONGEST:
+        name = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._-")
+    return name or "data"
 
 
 def _default_template(source: str, names: list[str]) -> str:
@@ -158,9 +168,10 @@ def _typed(
         grouped = [cell for cell in cells if is_grouped(cell)]
         if kinds[name] == "number" and grouped:
             notes.append(f"{name}: {len(grouped):,} cells are read with a thousands separator, such as {grouped[0]!r}")
-        if empty:
-            what = "are not scored against it" if name in references else "are left out of its probe"
-            notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and {what}")
+        if empty and name in references:
+            notes.append(f"{name}: {empty:,} of {len(cells):,} rows have no value and are not scored against it")
+        elif empty:
+            notes.append(without_value(name, empty, len(cells)))
     return pl.DataFrame(series), notes
 
 
@@ -171,10 +182,9 @@ def _convert(convert: Callable[[Any], Any], value: Any, name: str, row: int, sou
         return convert(value)
     except ValueError as error:
         shown = as_text(value)[:60]
-        raise DataError(
-            f"label {name!r}, {sources.place(source, row)}: {shown!r} is not {error}; mend the cell, empty it, or name it"
-            " as missing"
-        ) from None
+        comma = convert is CONVERTERS["number"][0] and has_decimal_comma(value)
+        remedy = "it has a decimal comma, write a point" if comma else "mend the cell, empty it, or name it as missing"
+        raise DataError(f"label {name!r}, {sources.place(source, row)}: {shown!r} is not {error}; {remedy}") from None
 
 
 def _answers(names: Sequence[str] | None, columns: dict[str, list[Any]], source: str) -> list[list[str] | None] | None:

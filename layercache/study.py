@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from layercache import __version__, dataset, engine, nearest, recipe, spans
 from layercache.errors import AnalysisError, LayercacheError, RecipeError
-from layercache.progress import Progress, held
+from layercache.progress import Once, Progress, held
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,6 +89,8 @@ def run(
         LayercacheError: any user error of the parts.
     """
     start = time.monotonic()
+    # What the data lack, extraction and every analysis would say.
+    progress = Once(progress)
     if study.finetune:
         # What is wrong with the data is not to be told after hours of training.
         _datasets(study, Progress())
@@ -101,7 +103,8 @@ def run(
         from layercache.store import mirror, reader
 
         opened = reader.open(store)
-        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, study.title, progress)
+        title = study.title or study.report.title or study.name
+        report = reports.build(opened, mirror.beside(store, "report.html"), study.report, title, progress)
         charts = reports.write_charts(opened, mirror.beside(store, "charts"), progress)
     return StudyResult(extracted, analysed, report, time.monotonic() - start, charts, tuned)
 

@@ -127,6 +127,13 @@ def test_a_number_label_that_is_text_names_the_row(tmp_path: Path) -> None:
         _load(tmp_path, rows, template="{t}", labels=["y:number"])
 
 
+@pytest.mark.parametrize("cell", ["4,5", " -0,25", "1.250,5"])
+def test_a_decimal_comma_is_named(tmp_path: Path, cell: str) -> None:
+    said = rf"'{cell.strip()}' is not a number; it has a decimal comma, write a point$"
+    with pytest.raises(DataError, match=said):
+        _load(tmp_path, [{"t": "a", "y": cell}], template="{t}", labels=["y:number"])
+
+
 def test_references_stay_text_and_may_be_several(tmp_path: Path) -> None:
     rows = [
         {"t": "a", "short": "007", "long": ["x", "y"], "year": 1999},
@@ -172,6 +179,12 @@ def test_a_label_without_any_value_is_refused(tmp_path: Path) -> None:
         ("hf:google/boolq:validation", "boolq"),
         ("demo:qa", "qa"),
         ("../..csv", "data"),
+        ("cafés.csv", "cafés"),
+        ("cafe\u0301s.csv", "cafés"),
+        ("映画 1.csv", "映画_1"),
+        ("映" * 30 + "1.csv", "1"),
+        ("映" * 30 + ".csv", "data"),
+        ("« a/../é\n».csv", "é"),
     ],
 )
 def test_data_sets_are_named_after_their_source(source: str, name: str) -> None:

@@ -179,6 +179,52 @@ def test_a_trial_takes_rows_enough_for_two_classes(tmp_path: Path) -> None:
     assert "# The first rows have one class of a label only" in last.text
 
 
+def test_numbers_with_a_decimal_comma_are_no_classes(tmp_path: Path) -> None:
+    """A semicolon file of a spreadsheet: 4,5 is a number, a lone dash is none."""
+    stars = ["4,5", "5", "2,5", "3"]
+    lines = [
+        f"A film of {n};{stars[n % 4]};{'-' if n % 7 == 0 else f'1.{n:03},50'};{'–' if n % 9 == 0 else 'ab'[n % 2]}"
+        for n in range(60)
+    ]
+    path = tmp_path / "stars.csv"
+    path.write_text("\n".join(["title;stars;Price (€);kind", *lines]), encoding="utf-8")
+    drafted = drafting.draft(str(path))
+    data = recipe.build(tomllib.loads(drafted.text)).data[0]
+    assert (data.labels, data.template) == (["kind:category"], "Title: {title}")
+    said = "# Numbers with a decimal comma are not read: write points in the file, then add"
+    assert f'{said} ["stars:number", "Price (€):number"]\n' in drafted.text
+    assert ("no label", "stars") in [guess[:2] for guess in drafted.guesses]
+    assert data.missing == ["-", "–"]
+
+
+def test_signs_are_a_class_beside_other_signs() -> None:
+    """A dash beside classes that have letters means no value; beside a plus it is a class itself."""
+    assert columns.look([{"mood": "+-"[n % 2]} for n in range(60)])[1] == []
+    assert columns.look([{"mood": ["good", "bad", "?"][n % 3]} for n in range(60)])[1] == ["?"]
+    assert columns.look([{"mood": ["good", "bad", "none"][n % 3]} for n in range(60)])[1] == []
+    assert columns.look([{"text": f"text {n}" if n % 3 else "?"} for n in range(60)])[1] == []
+
+
+def test_letters_of_a_files_name_stay(tmp_path: Path, call: Call) -> None:
+    path = tmp_path / "cafés.csv"
+    path.write_text("title,kind\n" + "".join(f"Film {n},{'ab'[n % 2]}\n" for n in range(6)), encoding="utf-8")
+    assert call("init", path).out == "cafés.toml\n"
+    assert recipe.load("cafés.toml").name == "cafés"
+    made = call("run", "cafés.toml", "-q", "--store", "s", "--set", "extract.layers=0")
+    assert made.code == 0, made.err
+    assert [run["data"] for run in call("ls", "--json", "--store", "s").json] == ["cafés"]  # type: ignore[attr-defined]
+    assert call("verify", "--store", "s").code == 0
+
+
+def test_no_trial_of_more_rows_than_there_are(tmp_path: Path, call: Call) -> None:
+    _jsonl(tmp_path / "few.jsonl", [{"text": f"t {n}", "label": "ab"[n % 2]} for n in range(60)])
+    assert "next: layercache run few.toml --store few-store" in call("init", tmp_path / "few.jsonl").err
+    assert "limit" not in Path("few.toml").read_text()
+    _jsonl(tmp_path / "many.jsonl", [{"text": f"t {n}", "label": "ab"[n % 2]} for n in range(201)])
+    said = "next: layercache run many.toml --set data.limit=200 --store many-store"
+    assert said in call("init", tmp_path / "many.jsonl").err
+
+
 def test_probes_wait_for_enough_rows(tmp_path: Path) -> None:
     few = [{"text": f"t {n}", "label": "ab"[n % 2]} for n in range(30)]
     assert [spec.kind for spec in _drafted(_jsonl(tmp_path / "few.jsonl", few)).analyze] == ["entropy"]
@@ -285,7 +331,7 @@ def test_the_command(call: Call, films: Path) -> None:
     done = call("init", films)
     assert (done.code, done.out) == (0, "films.toml\n")
     assert "label: rating:number (every cell is a number" in done.err
-    assert "next: layercache run films.toml --set data.limit=200 --store films-store" in done.err
+    assert "next: layercache run films.toml --store films-store" in done.err
     first = Path("films.toml").read_text()
     Path("films.toml").write_text("mine")
     refused = call("init", films)

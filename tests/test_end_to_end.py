@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import layercache
 from layercache import demo
 from layercache.store.verify import verify
 
+KIND = 'kind = "probe"\nfolds = 2\nbootstrap = 10'
 PROMPT = "Title: {title}\nYear: {year}\nDescription: {description}"
 
 
@@ -41,6 +43,31 @@ def _extract(call: Call, data: Path, *arguments: object) -> dict[str, Any]:
     assert called.code == 0, called.err
     (summary,) = json.loads(called.out)
     return dict(summary)
+
+
+def test_what_the_rows_lack_is_said_once(call: Call, films: Path) -> None:
+    """By a run, whose data and whose analysis both see it; and by an analysis of its own."""
+    assert call("init", films, "-q").code == 0
+    table = tomllib.loads(Path("films.toml").read_text())
+    assert "rating:number" in table["data"]["labels"]
+    fast = ("--set", "data.labels=rating:number", "--set", "extract.layers=0", "--set", "extract.lens=", "--store", "s")
+    analyses = ("probe", "--labels", "rating", "--folds", 2, "--bootstrap", 11, "--store", "s")
+    Path("films.toml").write_text(Path("films.toml").read_text().replace('kind = "entropy"', KIND))
+    ran = call("run", "films.toml", *fast)
+    assert ran.code == 0, ran.err
+    lacking = "films: rating: 1 of 41 rows have no value and are left out of its probe"
+    assert [line for line in ran.err.splitlines() if "rating" in line] == [lacking]
+    assert lacking in call("analyze", *analyses).err.splitlines()
+
+
+def test_an_empty_column_of_prompts_is_not_listed(call: Call, films: Path) -> None:
+    _extract(call, films, "--layers", "0")
+    (run,) = json.loads(call("ls", "--store", "s", "--json").out)
+    assert run["prompts"] is None
+    header = call("ls", "--store", "s").out.splitlines()[0].split()
+    assert header == [name for name in run if name != "prompts"]
+    _extract(call, films, "--layers", "0", "--generate-answer", "--max-new-tokens", 1)
+    assert "prompts" in call("ls", "--store", "s").out.splitlines()[0].split()
 
 
 def test_only_what_is_new_is_run(call: Call, films: Path) -> None:

@@ -173,6 +173,12 @@ def test_a_query_from_stdin(store: Path) -> None:
     empty = ask("", "-")
     assert (empty.returncode, empty.stdout) == (2, "")
     assert "give a SELECT" in empty.stderr
+    for text, command in ((".tables\nSELECT 1;\n", ".tables"), (" .schema rows", ".schema"), (".", ".")):
+        refused = ask(text)
+        assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1)
+        assert (
+            f"{command!r} is a command of the shell, which needs a terminal; here one query is taken" in refused.stderr
+        )
     two = ask("SELECT 1; SELECT 2", "-")
     assert (two.returncode, len(two.stderr.splitlines())) == (2, 1)
 

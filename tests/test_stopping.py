@@ -92,7 +92,7 @@ def test_ctrl_c_while_extracting(call: Call, tmp_path: Path, monkeypatch: pytest
     n = names.count_shards(tmp_path / "s")
     assert n > 0
     safe, _, again = _line(session.text).partition("; go on with: ")
-    assert safe == f"interrupted: the {n} shard{'s' * (n != 1)} published in s are safe"
+    assert safe == f"interrupted: the {n} shard{'s' * (n != 1)} published in s {'is' if n == 1 else 'are'} safe"
     # $'…' is bash's, which gives the line break back.
     words = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {again}"], capture_output=True, text=True, check=True
@@ -113,7 +113,7 @@ def test_sigterm_while_extracting(tmp_path: Path) -> None:
     session.until("samples/s")
     session.process.terminate()
     assert session.end() == 143
-    assert "published in s are safe" in _line(session.text)
+    assert re.search(r"the (1 shard published in s is|\d+ shards published in s are) safe", _line(session.text))
     assert verify.verify(tmp_path / "s") == []
 
 
@@ -215,6 +215,25 @@ def test_without_a_store_nothing_is_promised(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit):
         watch.leave()
     assert "is safe; go on with: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "count", "said"),
+    [
+        ("extract", 1, "the 1 shard published in s is safe"),
+        ("run", 1, "the 1 shard published in s is safe, and so are finished analyses"),
+        ("extract", 1200, "the 1,200 shards published in s are safe"),
+    ],
+)
+def test_one_shard_is_one(
+    command: str, count: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "count_shards", lambda store: count)
+    watch = stopping.Watch()
+    watch.session = {"command": command, "store": Path("s")}
+    with pytest.raises(SystemExit):
+        watch.leave()
+    assert f"interrupted: {said}; go on with: " in capsys.readouterr().err
 
 
 IMPORTING = """

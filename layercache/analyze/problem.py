@@ -11,6 +11,7 @@ from layercache.analyze import folds as folding
 from layercache.analyze import select
 from layercache.analyze.baselines import shuffle
 from layercache.analyze.folds import UNUSED, Folds
+from layercache.cells import without_value
 from layercache.errors import AnalysisError
 from layercache.progress import Progress
 from layercache.recipe import Label, ProbingSpec
@@ -159,7 +160,8 @@ def build(
     where = f"{info.name}, label {label.name!r}"
     values = labels.filter(pl.col("name") == label.name).select("row", "number", "text")
     known = pl.col("number").is_finite() if label.kind in {_NUMBER, "boolean"} else pl.col("text").is_not_null()
-    here = frame.join(values.filter(known), on="row", how="inner", maintain_order="left")
+    labelled = values.filter(known)
+    here = frame.join(labelled, on="row", how="inner", maintain_order="left")
     if here.is_empty():
         raise AnalysisError(f"{where}: none of the {total} rows has both a label and a stored sample")
     y, classes, notes = _target(here, label, where, spec.min_class)
@@ -173,7 +175,9 @@ def build(
         split=None if here["split"].is_null().all() else here["split"].to_list(),
         classes=None if classes is None else y,
     )
-    if len(here) < total:
+    if len(here) < total and len(here) == labelled["row"].n_unique():
+        notes.append(f"{info.name}: {without_value(label.name, total - len(here), total)}")
+    elif len(here) < total:
         notes.append(f"{where}: {total - len(here):,} of {total:,} rows left out, without the label or a sample")
     if folds.note:
         notes.append(f"{where}: {folds.note}")

@@ -28,7 +28,9 @@ def ls(store: Path, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json(runs.to_pylist())
     else:
-        table.write(runs, "table", sys.stdout.buffer, width=width())
+        # Few stores hold answers, and a column of nothing tells nobody what it is of.
+        shown = runs if runs["prompts"].null_count < len(runs) else runs.drop_columns(["prompts"])
+        table.write(shown, "table", sys.stdout.buffer, width=width())
     if note := listing.litter(store):
         reporter(quiet).note(note)
 

@@ -61,6 +61,11 @@ def sql(
         query = "-"
     if query == "-":
         query = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", errors="replace")
+    if query is not None and (command := query.lstrip()).startswith("."):
+        raise RecipeError(
+            f"{command.split()[0]!r} is a command of the shell, which needs a terminal; here one query is taken, such as"
+            " SHOW TABLES or DESCRIBE TABLE"
+        )
     if (not query) == (named is None):
         raise RecipeError("give a SELECT, or --query NAME (see layercache sql --list)")
     if named is not None and show_text:

@@ -14,7 +14,7 @@ from layercache.errors import RecipeError
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="HTML file; report.html in the store when not given."
 )
-@click.option("--title", help="Title of the page.")
+@click.option("--title", help="Title of the page; the newest recipe's title or name when not given.")
 @click.option("--samples", type=int, default=40, show_default=True, help="Samples with every panel; 0 for no browser.")
 @click.option("--sample", "show", multiple=True, metavar="ID", help="Show this sample whole, too: an id, or DATA:ROW.")
 @store_option

@@ -40,7 +40,7 @@ def init(data: str, out: Path | None, model: str, force: bool, quiet: bool, as_j
         print_json({"recipe": path, "rows": drafted.rows, "guesses": [guess._asdict() for guess in drafted.guesses]})
     else:
         click.echo(path)
-    few = ["--set", f"data.limit={drafted.trial}"] if drafted.trial else []
+    few = ["--set", f"data.limit={drafted.trial}"] if drafted.trial and drafted.trial < drafted.rows else []
     progress.note(f"next: {stopping.command(['layercache', 'run', str(path), *few, '--store', f'{path.stem}-store'])}")
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from layercache.interrupts import SIGNALS
 
-_SHARDS = "the {shards} published in {store} are safe"
+_SHARDS = "the {shards} published in {store} {are} safe"
 _SAFE = {
     "analyze": "the analyses that were finished are kept in {store}",
     "compact": _SHARDS,
@@ -87,7 +87,7 @@ class Watch:
         elif n == 0 and "{shards}" in safe:
             said = "nothing was published yet"
         else:
-            said = safe.format(shards=f"{n:,} shard{'s' * (n != 1)}", store=store)
+            said = safe.format(shards=f"{n:,} shard{'s' * (n != 1)}", are="is" if n == 1 else "are", store=store)
         with suppress(OSError, ValueError):
             sys.stderr.write(f"interrupted: {said}; go on with: {command(sys.argv)}\n")
             sys.stderr.flush()

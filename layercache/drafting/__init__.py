@@ -63,7 +63,7 @@ def draft(source: str, model: str = "demo") -> Draft:
     if truncate:
         guessed.guess("truncate", "true", f"prompts of up to {longest:,} bytes, and {model} sees {context:,} tokens")
     trial = roles.trial(found, guessed, len(rows))
-    text = write.recipe(name, source, model, guessed, missing, truncate, trial)
+    text = write.recipe(name, source, model, guessed, missing, truncate, trial, len(rows))
     dataset.load(recipe.build(tomllib.loads(text), where="drafted recipe").data[0])
     return Draft(name, text, guessed.guesses, len(rows), trial)
 

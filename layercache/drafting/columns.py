@@ -9,15 +9,19 @@ from itertools import pairwise
 from typing import Any
 
 from layercache.answers import read_aliases
-from layercache.cells import CONVERTERS
+from layercache.cells import CONVERTERS, has_decimal_comma
 from layercache.errors import DataError
 from layercache.sources import Row
 from layercache.template import as_text
 
 _SURELY_NOTHING = {"N/A", "n/a", "#N/A", "NULL", "null", "\\N", "NaN", "nan"}
 """Cells that mean no value in any column."""
-_PERHAPS_NOTHING = {"-", "--", "?", "NA", "None", "none", "unknown", "Unknown", "."}
+_SIGNS = {"-", "--", "–", "—", "?"}
+"""Cells that mean no value where all others are numbers, or few classes that have letters or digits (`+` has none)."""
+_PERHAPS_NOTHING = {*_SIGNS, "NA", "None", "none", "unknown", "Unknown", "."}
 """Cells that mean no value where all others are numbers."""
+_CLASSES, _LONG_CLASS = 40, 4.0
+"""The most classes of a category, and the most words of a class's name."""
 _IDENTIFIES = re.compile(
     r"(^|[^a-z])(id|ids|uuid|guid|index|idx|key|url|uri|link|href|hash|column_\d+)$", re.IGNORECASE
 )
@@ -28,7 +32,8 @@ class Column:
     """What is known of a column.
 
     Attributes:
-        kind: `number`, `boolean`, `list` (of texts, also written as JSON), `text`, or `other` (nested lists and the like).
+        kind: `number`, `boolean`, `decimal comma` (numbers written so), `list` (of texts, also written as JSON),
+            `text`, or `other` (nested lists and the like).
         rows: cells with a value.
         counts: how often every text of a cell stands there.
         words: mean number of words of a cell.
@@ -88,7 +93,25 @@ def _nothing(cells: Sequence[Any]) -> set[str]:
     texts = {cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()}
     sure, perhaps = texts & _SURELY_NOTHING, texts & _PERHAPS_NOTHING
     others = [cell for cell in cells if isinstance(cell, str) and cell.strip() and cell.strip() not in sure | perhaps]
-    return sure | perhaps if perhaps and others and _all(others, "number") else sure if others else set()
+    if not others:
+        return set()
+    if _all(others, "number") or _with_commas(others):
+        return sure | perhaps
+    words = sum(len(text.split()) for text in others) / len(others)
+    named = all(any(map(str.isalnum, text)) for text in set(others))
+    few = few_classes(len(texts - sure - perhaps), len(others), words)
+    return sure | (perhaps & _SIGNS) if named and few else sure
+
+
+def few_classes(distinct: int, rows: int, words: float) -> bool:
+    """Tell whether texts are the names of classes: few of them, which repeat and are short.
+
+    Args:
+        distinct: how many texts differ.
+        rows: how many there are.
+        words: mean number of words of one.
+    """
+    return 2 <= distinct <= min(_CLASSES, rows // 2, max(2, rows // 5)) and words <= _LONG_CLASS
 
 
 def _value(cell: Any, nothing: Sequence[str]) -> Any:
@@ -125,11 +148,19 @@ def _kind(values: Sequence[Any]) -> str:
             return "boolean" if {as_text(value) for value in values} == {"0", "1"} else "number"
         if _all(values, "boolean") and len({as_text(value).lower() for value in values}) > 1:
             return "boolean"
+        if bool not in kinds and _with_commas(values):
+            return "decimal comma"
         if kinds == {str}:
             listed = all(value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in values)
             return "list" if listed and _all(values, _aliases) else "text"
         return "text"
     return "other"
+
+
+def _with_commas(values: Sequence[Any]) -> bool:
+    """Tell whether every value is a number, and one at least is written with a decimal comma."""
+    commas = [has_decimal_comma(value) for value in values]
+    return any(commas) and _all([value for value, comma in zip(values, commas, strict=True) if not comma], "number")
 
 
 def _aliases(value: Any) -> object:

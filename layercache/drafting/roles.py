@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from layercache.drafting.columns import Column
+from layercache.drafting.columns import Column, few_classes
 from layercache.drafting.wording import told_by_a_word
 from layercache.outputs import WHOLE_PROMPT
 
 MOST_FIELDS, MOST_LABELS = 6, 4
 """Columns that a drafted prompt takes at most, and labels that are probed."""
-_CLASSES, _LONG_CLASS = 40, 4.0
-"""The most classes of a category, and the most words of a class's name."""
 _ENOUGH = 50
 """Rows below which a probe's cross-validation says little; the recipe then leaves probes out."""
 _ENOUGH_OF_CLASS = 10
@@ -70,6 +68,7 @@ class Roles:
     probed: bool = False
     other_labels: list[str] = field(default_factory=list)
     told_labels: list[str] = field(default_factory=list)
+    with_commas: list[str] = field(default_factory=list)
     other_groups: list[str] = field(default_factory=list)
     guesses: list[Guess] = field(default_factory=list)
 
@@ -117,8 +116,7 @@ def _is_answer(column: Column, asked: Column | None) -> bool:
 
 
 def _is_category(column: Column) -> bool:
-    few = 2 <= column.distinct <= min(_CLASSES, column.rows // 2, max(2, column.rows // 5))
-    return column.kind == "text" and few and column.words <= _LONG_CLASS
+    return column.kind == "text" and few_classes(column.distinct, column.rows, column.words)
 
 
 def _split(columns: Sequence[Column], roles: Roles) -> str | None:
@@ -139,6 +137,10 @@ def _label(
     found: list[tuple[int, Column, str, str]] = []
     for column in columns:
         if column in answered or column.distinct < 2:
+            continue
+        if column.kind == "decimal comma":
+            roles.with_commas.append(column.name)
+            roles.guess("no label", column.name, "numbers with a decimal comma: write points, then it can be a number")
             continue
         sure = _SCORE(column)
         if column.kind == "boolean":

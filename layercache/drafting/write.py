@@ -52,12 +52,14 @@ def recipe(
     missing: Sequence[str],
     truncate: bool | None,
     trial: int | None,
+    rows: int,
 ) -> str:
     """Write a recipe.
 
     Args:
         truncate: whether prompts may be longer than the model's context; None where that is not known.
         trial: how many of the first rows do for a trial; None where all are needed.
+        rows: how many there are.
     """
     lines = [
         comment(f"A study of {source}, begun by `layercache init`: what it guessed stands in the comments."),
@@ -76,9 +78,7 @@ def recipe(
         *_optional("split", roles.split, "A column with each row's split: probes are fitted on train."),
         *_groups(roles),
         *_missing(missing),
-        f"# limit = {trial:<25} # only the first rows, to try it out"
-        if trial
-        else "# The first rows have one class of a label only: `limit = N`, which takes those, leaves nothing to probe.",
+        *_limit(trial, rows),
         "",
         *_extract(roles, truncate),
         "",
@@ -92,6 +92,9 @@ def _labels(roles: Roles) -> list[str]:
     lines.append(f"labels = {strings(roles.labels)}" if roles.labels else '# labels = ["NAME:number"]')
     if roles.other_labels:
         lines.append(comment(f"Perhaps too: {strings(roles.other_labels)}"))
+    if roles.with_commas:
+        named = strings(f"{name}:number" for name in roles.with_commas)
+        lines.append(comment(f"Numbers with a decimal comma are not read: write points in the file, then add {named}"))
     if roles.told_labels:
         lines.append(comment(f"Left out, since words of the question tell it: {strings(roles.told_labels)}"))
     return lines
@@ -117,6 +120,14 @@ def _groups(roles: Roles) -> list[str]:
         why = "Perhaps instead" if roles.group_by else "Rows that share a value here would never straddle a fold"
         lines.append(comment(f"{why}: group_by = {' or '.join(text(name) for name in roles.other_groups[:3])}"))
     return lines
+
+
+def _limit(trial: int | None, rows: int) -> list[str]:
+    if trial is None:
+        return [
+            "# The first rows have one class of a label only: `limit = N`, which takes those, leaves nothing to probe."
+        ]
+    return [f"# limit = {trial:<25} # only the first rows, to try it out"] if trial < rows else []
 
 
 def _missing(cells: Sequence[str]) -> list[str]:

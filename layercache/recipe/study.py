@@ -40,7 +40,7 @@ def _each_revision(models: list[ModelSpec]) -> list[ModelSpec]:
 class Recipe(Spec):
     """A study: every model of `models` on every data set of `data`, then the analyses, then the report."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[^\W_][\w.-]*$")
     """What the study is called; the file's stem when not given."""
     title: str | None = None
     """The report's heading; the name when not given."""

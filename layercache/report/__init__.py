@@ -20,6 +20,7 @@ from layercache.errors import AnalysisError, LayercacheError
 from layercache.progress import Patient, Progress
 from layercache.recipe import ReportSpec
 from layercache.report import browser, contents, embed, frames, overview, page, plots
+from layercache.store import recipes
 from layercache.store.reader import Store
 
 __all__ = ["PLOTS", "SUFFIXES", "build", "plot", "write_charts"]
@@ -38,7 +39,7 @@ def build(
         store: an open store.
         out: the file; its folder must be there.
         spec: how many samples and tokens are shown.
-        title: wins over the one of `spec`.
+        title: wins over the one of `spec`; without either the newest recipe kept in the store gives its title or name.
         progress: where to report.
 
     Returns:
@@ -66,7 +67,7 @@ def build(
         ]
         bar.advance()
         models = numbers["model"].drop_nulls().unique().sort().to_list()
-        content = page.render(title or spec.title or "layercache report", parts, models).encode()
+        content = page.render(title or spec.title or _title(store), parts, models).encode()
         bar.advance()
     _write(out, content)
     return out
@@ -128,6 +129,13 @@ def write_charts(store: Store, folder: Path, progress: Progress | None = None) -
     written.append(folder / "results.csv")
     _write(written[-1], frames.stored(numbers).write_csv().encode())
     return written
+
+
+def _title(store: Store) -> str:
+    kept = recipes.newest(store.path) or {}
+    own = kept.get("report")
+    heading = own.get("title") if isinstance(own, dict) else None
+    return str(kept.get("title") or heading or kept.get("name") or "layercache report")
 
 
 def _numbers(store: Store) -> pl.DataFrame:

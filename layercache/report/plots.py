@@ -25,13 +25,15 @@ Drawn = Callable[[Store, pl.DataFrame], Sequence[Chart | None]]
 class Plot(NamedTuple):
     """Charts with a name: what they show, the analysis they need, how they are drawn (None: no numbers for one).
 
-    `further` draws those that are there only for who picks them.
+    `further` draws those that are there only for who picks them; `captured` is what an extraction has to take for them
+    that it does not take by itself, and how, for analyses alone do not bring it.
     """
 
     doc: str
     needs: str
     draw: Drawn
     further: Drawn = lambda store, numbers: []
+    captured: str = ""
 
 
 def charts(store: Store, numbers: pl.DataFrame, name: str, only: str = "") -> list[Chart]:
@@ -51,9 +53,13 @@ def charts(store: Store, numbers: pl.DataFrame, name: str, only: str = "") -> li
         raise AnalysisError(f"no plot {name!r}: {nearest.hint(name, PLOTS)}")
     found = [one for one in PLOTS[name].draw(store, numbers) if one is not None]
     if not found:
-        raise AnalysisError(
-            f"nothing to plot as {name!r} in {store.path}: run `layercache analyze {PLOTS[name].needs}`"
+        needs, captured = PLOTS[name].needs, PLOTS[name].captured
+        remedy = (
+            f"it needs {captured}, and then `layercache analyze {needs}`"
+            if captured
+            else f"run `layercache analyze {needs}`"
         )
+        raise AnalysisError(f"nothing to plot as {name!r} in {store.path}: {remedy}")
     if not only.split():
         return found
     further = [one for one in PLOTS[name].further(store, numbers) if one is not None]
@@ -213,7 +219,12 @@ PLOTS: dict[str, Plot] = {
     "entropy": Plot("entropy of the lens over layers, with quantile bands", "entropy", _entropy),
     "agreement": Plot("share of samples whose top token is the last layer's", "entropy", _lens("agrees_with_final")),
     "distance": Plot("KL divergence from the last layer", "entropy", _lens("kl_to_final")),
-    "target": Plot("log-probability of the target token", "entropy", _lens("target_logprob")),
+    "target": Plot(
+        "log-probability of the target token",
+        "entropy",
+        _lens("target_logprob"),
+        captured="prompts with a target (`layercache extract … --target COLUMN`)",
+    ),
     "depth": Plot("the layer at which predictions settle", "entropy", _depth),
     "text": Plot("scores of the text that every layer wrote", "text", _text(texts.HEADLINE), _text_others),
     "quantisation": Plot("what quantisation changes in them", "text", _text(texts.DIFFERENCES)),
@@ -249,5 +260,10 @@ PLOTS: dict[str, Plot] = {
     "rank_alpha": Plot("accuracy of a grid of adapters by rank and alpha", "compare", _rank_alpha),
     "adaptation": Plot("what adapters change at every layer", "compare", _adapted),
     "tokens": Plot("the most probable tokens of a few samples, by layer", "entropy", _tokens),
-    "lens": Plot("the logit lens at every token of a few samples (--lens token)", "entropy", _heat),
+    "lens": Plot(
+        "the logit lens at every token of a few samples (--lens token)",
+        "entropy",
+        _heat,
+        captured="the lens at every token (`layercache extract … --lens token`)",
+    ),
 }

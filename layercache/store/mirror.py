@@ -67,11 +67,11 @@ def check_store(path: Path) -> None:
     check_path(path)
     if of(path) is not None:
         if refresh(path).empty:
-            raise StoreError(f"no store at {name(path)}: run `layercache extract` first, or give another --store")
+            raise StoreError(f"no store at {name(path)}: run `layercache extract` first, or name another store")
         return
     try:
         if not path.exists():
-            raise StoreError(f"no store at {path}: run `layercache extract` first, or give another --store")
+            raise StoreError(f"no store at {path}: run `layercache extract` first, or name another store")
         if not path.is_dir():
             raise StoreError(f"{path} is a file, not a store: give the directory that `layercache extract` wrote")
         if not is_store(path):

@@ -44,6 +44,20 @@ def load_all(store: Path) -> list[dict[str, Any]]:
     return [_read(file.path) for _, file in sorted(sequence.newest(sequence.files(store / RECIPES, "json")).items())]
 
 
+def newest(store: Path) -> dict[str, Any] | None:
+    """Return the recipe that was written last, of whatever name; None where none is kept.
+
+    Sequence numbers order the recipes of one name alone, so the files' times do it; a copy may have lost them, and then
+    the name decides.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    files = sequence.newest(sequence.files(store / RECIPES, "json")).values()
+    last = max(files, key=lambda file: (file.path.stat().st_mtime_ns, file.name), default=None)
+    return None if last is None else _read(last.path)
+
+
 def _read(path: Path) -> dict[str, Any]:
     recipe = read_json(path).get("recipe")
     if not isinstance(recipe, dict):

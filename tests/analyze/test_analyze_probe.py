@@ -219,7 +219,7 @@ def test_rows_without_the_label_are_left_out_and_counted(tmp_path: Path):
     assert value(table, metric="r2", layer=BEST) > 0.8
     assert set(table.filter(metric="r2")["n"]) == {N - 13}
     assert min(stores.frame(found.sample_scores)["row"]) == 13
-    assert notes.notes == [f"toy, label 'rating': 13 of {N} rows left out, without the label or a sample"]
+    assert notes.notes == [f"toy: rating: 13 of {N} rows have no value and are left out of its probe"]
 
 
 def test_samples_without_a_state_are_left_out_of_that_pooling_only(tmp_path: Path):

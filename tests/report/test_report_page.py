@@ -5,6 +5,7 @@ import csv
 import hashlib
 import html
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -342,6 +343,44 @@ def test_charts_are_picked_by_words_of_their_titles(store: Store, tmp_path: Path
         AnalysisError, match=r"no chart of 'text' has 'nothing' in its title: there are Token F1 \(films\), "
     ):
         report.plot(store, "text", tmp_path / "p.svg", "nothing")
+
+
+def test_what_an_extraction_has_to_take_for_a_plot_is_said(tmp_path: Path) -> None:
+    """The analysis that the lens at every token also needs is there, and running it again brings nothing."""
+    plan = Plan(models=("demo",), grid=False, quality=False, adapted=False, pathways=False, text=False)
+    store = build(tmp_path / "s", plan)
+    with pytest.raises(
+        AnalysisError, match=r"it needs the lens at every token \(`layercache extract … --lens token`\)"
+    ):
+        report.plot(store, "lens", tmp_path / "p.svg")
+    with pytest.raises(AnalysisError, match=r"nothing to plot as 'text' in .*: run `layercache analyze text`$"):
+        report.plot(store, "text", tmp_path / "p.svg")
+
+
+def test_the_title_is_the_newest_recipes_where_none_is_given(tmp_path: Path) -> None:
+    plan = Plan(models=("demo",), grid=False, quality=False, adapted=False, pathways=False, text=False)
+    store = build(tmp_path / "s", plan)
+
+    def heading(spec: ReportSpec, title: str | None = None) -> str:
+        page = report.build(store, tmp_path / "r.html", spec, title).read_text()
+        return str(ET.fromstring(re.search(r"<h1.*?</h1>", page, re.DOTALL)[0]).text)  # type: ignore[index]
+
+    few = ReportSpec(samples=0)
+    kept = recipes.save(store.path, {"name": "films", "title": "Films, layer by layer"})
+    assert heading(few) == "Films, layer by layer"
+    assert heading(few, "Mine") == "Mine"
+    assert heading(ReportSpec(samples=0, title="Its own")) == "Its own"
+    later = recipes.save(store.path, {"name": "a later <one>", "title": None})
+    os.utime(kept, ns=(0, 0))
+    assert heading(few) == "a later <one>"
+    os.utime(later, ns=(0, 0))
+    os.utime(kept)
+    assert heading(few) == "Films, layer by layer"
+    recipes.save(store.path, {"name": "films", "title": None, "report": {"title": "Of its page"}})
+    assert heading(few) == "Of its page"
+    for path in later.parent.iterdir():
+        path.unlink()
+    assert heading(few) == "layercache report"
 
 
 def test_several_charts_are_rows_of_a_sheet_and_figures_of_a_page(store: Store, tmp_path: Path) -> None:

@@ -381,7 +381,9 @@ def test_runs_are_found_by_id_prefix_and_model(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_store_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no store at .*missing: run `layercache extract` first"):
+    with pytest.raises(
+        StoreError, match=r"no store at .*missing: run `layercache extract` first, or name another store$"
+    ):
         reader.open(tmp_path / "missing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="is a file, not a store"):

@@ -24,7 +24,7 @@ from layercache.store.verify import verify
 STOPPED = Path(__file__).with_name("stopped.py")
 SAMPLE = Path(__file__).parents[2] / "store"
 _LINE = re.compile(r"(.+): ([\d,]+)/([\d,]+) (\w+), [\d,.]+ (\w+)/s, \d+:\d\d left")
-SHARDS = r"(the \d+ shards? published in \w+ are safe|nothing was published yet)"
+SHARDS = r"(the (1 shard published in \w+ is|\d+ shards published in \w+ are) safe|nothing was published yet)"
 MOMENTS = ((signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2))
 """A command is killed, stopped when it is given again, and killed once more further on."""
 
