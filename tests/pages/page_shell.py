@@ -77,7 +77,11 @@ class Shell:
     def run(self, text: str) -> Called:
         """Run a command, and answer its calls of `layercache` until it ends."""
         script = _SCRIPT.format(state=f"'{self._bin}/state'", text=text)
-        with Listener(backlog=16) as listener, open(self._bin / "out", "w+") as out, open(self._bin / "err", "w+") as err:
+        with (
+            Listener(backlog=16) as listener,
+            open(self._bin / "out", "w+") as out,
+            open(self._bin / "err", "w+") as err,
+        ):
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
             process = subprocess.Popen(
                 ["bash", "-c", script, listener.address], cwd=self.folder, env=self._environment, **streams
